@@ -5,8 +5,8 @@ A message class names the codec of each field in its annotation:
     calling_device: Annotated[str, Device("callingDevice")] = ""
 
 `read` takes the message's element and never fails: what is missing, empty or of the wrong type
-reads as the field's empty value, because a telephone that rings must be shown even if the MX left out a
-flag. `write` gives the XML text of the field. Whoever writes a codec writes both directions.
+reads as the empty value of the field, because a telephone that rings must be shown even if the MX
+left out a flag. `write` gives the XML text of the field. Both directions belong to one codec.
 """
 
 from __future__ import annotations
