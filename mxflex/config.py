@@ -1,0 +1,754 @@
+"""YAML or JSON text to frozen, checked values.
+
+`load` is pure: the text, the environment and the way to read further files are arguments. Every
+mistake is a `ConfigError`: one line with the file (or the environment variable), the key, and what
+is expected there. No error repeats a value, because any value may be a secret in the wrong place.
+
+This room imports `mxflex.errors` alone. Which keys exist is said once, in `_READERS`; what they
+mean and default to is said by the classes.
+
+Source: HTTP contract, section 5.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Hashable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final
+
+import attrs
+import yaml
+
+from mxflex.errors import ConfigError
+
+DEFAULT_HOST: Final = "localhost:8080"
+MX_PORT: Final = 7778
+
+# A configuration has a few dozen short lines; whatever is larger is some other file.
+MAX_FILE_BYTES: Final = 1 << 20
+# Two levels are enough for every key; the limit keeps brackets from exhausting the stack.
+MAX_DEPTH: Final = 16
+# RFC 7518, 3.2: a key for HS256 has at least the 256 bits of the hash.
+MIN_TOKEN_KEY_BYTES: Final = 32
+
+_PREFIX: Final = "MXFLEX_"
+
+
+@attrs.frozen(kw_only=True)
+class MXSettings:
+    """How to reach the MX and whom to be there.
+
+    Attributes:
+        host: Name or address of the MX.
+        port: TCP port of its TLS service.
+        login: The account of the server connection.
+        password: The password of that account.
+        verify: `none`, `system` (CA and host name), or the path of a CA file (CA and host name).
+        verify_chosen: Whether the configuration names `mx.verify`: a `none` that was meant and one
+            that nobody thought about are told apart when a password would go out in clear.
+        fingerprint: SHA-256 of the only certificate to accept, 64 lower-case hex digits, or "".
+        timeout: Seconds to wait for an answer.
+        keepalive: Seconds of silence on our side before a keep-alive frame is sent.
+        tls_minimum: The oldest TLS version to speak: `1.0`, `1.1`, `1.2` or `1.3`.
+        tls_security_level: OpenSSL's security level, 0 to 5, or None for its default.
+        clear_password: Whether a password that the MX refuses as a hash may be tried in clear.
+    """
+
+    host: str
+    port: int = MX_PORT
+    login: str
+    password: str = attrs.field(repr=False)
+    verify: str = "none"
+    verify_chosen: bool = False
+    fingerprint: str = ""
+    timeout: float = 7.0
+    keepalive: float = 30.0
+    tls_minimum: str = "1.2"
+    tls_security_level: int | None = None
+    clear_password: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class TokenSettings:
+    """How tokens are made.
+
+    Attributes:
+        lifetime: Seconds that a token is valid.
+        key: The signing key that several servers share, or None for a random one at each start.
+    """
+
+    lifetime: int = 3600
+    key: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class EventSettings:
+    """How events are kept and sent.
+
+    Attributes:
+        heartbeat: Seconds between comments on a quiet stream.
+        history: Events kept for each extension.
+        max_unsent: Bytes that a slow reader may owe before it is cut off.
+    """
+
+    heartbeat: float = 15.0
+    history: int = 256
+    max_unsent: int = 262_144
+
+
+@attrs.frozen(kw_only=True)
+class CallSettings:
+    """Who may act on which call.
+
+    Attributes:
+        restrict: Whether a token gives a right only to calls of its own extension.
+    """
+
+    restrict: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class LoginSettings:
+    """The limits of logging in.
+
+    Attributes:
+        max_failures: Failed logins for one name or one address within the window.
+        window: Length of that window in seconds.
+        parallel: Logins that may be asked of the MX side by side.
+        queue: Logins that may wait behind those.
+    """
+
+    max_failures: int = 10
+    window: float = 300.0
+    parallel: int = 32
+    queue: int = 128
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """Everything that `mxflex.service.build` needs to know.
+
+    Attributes:
+        host: Name or address at which clients find MXFlex; IPv6 without brackets.
+        port: TCP port of plain HTTP.
+        listen: Twisted endpoint strings that replace the port derived from `host` and `port`.
+        html: The folder with the static files.
+        mx: The MX.
+        token: The tokens.
+        events: The events.
+        calls: The calls.
+        login: The logins.
+        proxies: Networks of reverse proxies whose `X-Forwarded-For` and `-Proto` are believed.
+        cors: Origins, as a browser spells them, that may call the API from other sites.
+    """
+
+    host: str = "localhost"
+    port: int = 8080
+    listen: tuple[str, ...] = ()
+    html: str = "html"
+    mx: MXSettings
+    token: TokenSettings = TokenSettings()
+    events: EventSettings = EventSettings()
+    calls: CallSettings = CallSettings()
+    login: LoginSettings = LoginSettings()
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cors: tuple[str, ...] = ()
+
+
+def read_text(path: str) -> str:
+    """Read a small UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        OSError: It cannot be read, or is larger than `MAX_FILE_BYTES`.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123 - a path as the user spelled it, no Path needed
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(0, "it is larger than 1 MiB")
+    return data.decode("utf-8-sig")
+
+
+ReadFile = Callable[[str], str]
+
+
+def load_file(path: str, environ: Mapping[str, str]) -> Config:
+    """Read the configuration of a file and the environment.
+
+    Raises:
+        ConfigError: Whatever is wrong with it.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError as error:
+        expected = "there is no such file; name another one with --config, or try --demo"
+        raise ConfigError(path, "", expected) from error
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, "", f"is not UTF-8 text (byte {error.start + 1})") from error
+    return load(text, path, environ)
+
+
+def load(
+    text: str, source: str, environ: Mapping[str, str], read_file: ReadFile = read_text
+) -> Config:
+    """Make a `Config` of YAML or JSON text and the environment, which wins over the text.
+
+    Args:
+        text: The text of the file.
+        source: The name of the file, for errors.
+        environ: The environment; only `MXFLEX_…` variables are looked at.
+        read_file: Gives the text of a file that the configuration names (`mx.password_file`, a CA
+            file in `mx.verify`); raises OSError or UnicodeDecodeError.
+
+    Raises:
+        ConfigError: Whatever is wrong.
+    """
+    given = _settle_password(_flatten(_parse(text, source), source), _from_environment(environ))
+    return _build({key: _read(item, read_file) for key, item in given.items()}, source, given)
+
+
+def known_keys() -> frozenset[str]:
+    """Give every key that a configuration may hold, such as `mx.addr`."""
+    return frozenset(_READERS)
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Sound YAML that has no place in a configuration."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe types; no anchors, tags, doubled keys or towers of brackets.
+
+    None of those has a use here. Aliases can swell a few lines to gigabytes, and a second `mx:`
+    would silently replace the first. Errors about them must not repeat the name behind `&`, `*` or
+    `!`, since an unquoted password may begin so.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        peek: Callable[[], yaml.Event] = self.peek_event
+        event = peek()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            problem = "& and * have no meaning here; put the value in quotes"
+            raise _Refused(problem=problem, problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            problem = "! has no meaning here; put the value in quotes"
+            raise _Refused(problem=problem, problem_mark=event.start_mark)
+        if self.depth >= MAX_DEPTH:
+            raise _Refused(problem="nested too deeply", problem_mark=event.start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, object]:
+        mapping: dict[Hashable, object] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _Refused(problem="a key must be a word", problem_mark=key_node.start_mark)
+            if key_node.value in mapping:
+                problem = f"{_shown(key_node.value)} stands here a second time"
+                raise _Refused(problem=problem, problem_mark=key_node.start_mark)
+            mapping[key_node.value] = self.construct_object(value_node, deep=deep)
+        return mapping
+
+
+# A password such as 2024-01-01 stays text instead of becoming a date.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse(text: str, source: str) -> Mapping[str, object]:
+    if not text.strip():
+        expected = "is empty; expected at least mx: with addr, login and password"
+        raise ConfigError(source, "", expected)
+    document = _parse_json(text, source) if text.lstrip().startswith("{") else None
+    if document is None:
+        document = _parse_yaml(text, source)
+    if not isinstance(document, dict):
+        expected = "expected keys with values, such as `host: localhost:8080`"
+        raise ConfigError(source, "", expected)
+    return document
+
+
+def _parse_json(text: str, source: str) -> object:
+    """Give the value of JSON text, or None if it is not JSON (it may still be YAML).
+
+    YAML's reader alone is not enough: it stumbles over tabs and surrogate pairs, both good JSON.
+    """
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        mapping: dict[str, object] = {}
+        for key, value in pairs:
+            if key in mapping:
+                raise ConfigError(source, _shown(key), "stands here a second time")
+            mapping[key] = value
+        return mapping
+
+    try:
+        document: object = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        return None
+    return document
+
+
+def _parse_yaml(text: str, source: str) -> object:
+    try:
+        # S506 is about unsafe loaders; ours is a narrowed SafeLoader.
+        document: object = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(source, "", _syntax_error(error)) from error
+    except yaml.reader.ReaderError as error:
+        before = text[: int(error.position)]
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        expected = f"line {line}, column {column}: a control character has no place here"
+        raise ConfigError(source, "", expected) from error
+    except (ValueError, RecursionError) as error:
+        # int() refuses numbers of thousands of digits; the scanner recurses on some towers.
+        raise ConfigError(source, "", "is not readable as YAML") from error
+    return document
+
+
+def _syntax_error(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    if isinstance(error, _Refused):
+        return f"{where}{error.problem}"
+    parts = [part for part in (error.context, error.problem) if part]
+    problem = " ".join(" ".join(parts).split())
+    # Of a tag handle PyYAML quotes all there is, and a secret may be there.
+    problem = re.sub(r"'[^']{2,}'", "…", problem) if "handle" in problem else problem
+    return f"{where}not valid YAML: {problem}"
+
+
+@attrs.frozen
+class _Item:
+    """One value as it was given, and where."""
+
+    source: str
+    key: str
+    raw: object = attrs.field(repr=False)
+    in_environment: bool = False
+
+    def wrong(self, expected: str) -> ConfigError:
+        """Make the error for this value."""
+        return ConfigError(self.source, self.key, expected)
+
+
+def _shown(key: object) -> str:
+    """Give as much of a key as is fit for one line; `password:secret` ends before its colon."""
+    match = re.match(r"[\w.\-]{1,40}", str(key))
+    return match[0] if match else "?"
+
+
+def _unknown(source: str, key: object, where: str) -> ConfigError:
+    """Say that there is no such key, and which one may have been meant."""
+    shown = where + _shown(key)
+    if isinstance(key, str) and ":" in key:
+        return ConfigError(source, shown, "put a space behind the colon")
+    if not where and shown in _READERS and "." in shown:
+        section, _, name = shown.partition(".")
+        return ConfigError(source, shown, f"write it as {name} inside {section}")
+    # Sections and the keys of other sections too: `addr` at the top is meant as `mx.addr`.
+    names = {known.rpartition(".")[2]: known for known in sorted(_READERS, reverse=True)}
+    close = difflib.get_close_matches(shown, [*_READERS, *_SECTIONS], n=1, cutoff=0.75)
+    close = close or [names[n] for n in difflib.get_close_matches(_shown(key), names, 1, 0.75)]
+    hint = f"did you mean {close[0]}?" if close else "mxflex.yaml.sample shows all there are"
+    return ConfigError(source, shown, f"unknown key; {hint}")
+
+
+def _flatten(document: Mapping[str, object], source: str) -> dict[str, _Item]:
+    given: dict[str, _Item] = {}
+    for name, value in document.items():
+        if name not in _SECTIONS:
+            if name not in _READERS or "." in name:
+                raise _unknown(source, name, "")
+            given[name] = _Item(source, name, value)
+            continue
+        if value is None:
+            continue
+        if not isinstance(value, dict):
+            inside = " and ".join(key.partition(".")[2] for key in _of(name)[:2])
+            raise ConfigError(source, name, f"expected a section with keys such as {inside}")
+        for inner, inner_value in value.items():
+            key = f"{name}.{inner}"
+            if key not in _READERS:
+                raise _unknown(source, inner, f"{name}.")
+            given[key] = _Item(source, key, inner_value)
+    return given
+
+
+def _variable(key: str) -> str:
+    return _PREFIX + key.upper().replace(".", "_")
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Item]:
+    variables = {_variable(key): key for key in _READERS}
+    given: dict[str, _Item] = {}
+    for name in sorted(environ):
+        if not name.startswith(_PREFIX):
+            continue
+        if name not in variables:
+            close = difflib.get_close_matches(name, variables, n=1, cutoff=0.75)
+            hint = f"did you mean {close[0]}?" if close else "there is no such setting"
+            raise ConfigError(name, "", f"unknown environment variable; {hint}")
+        key = variables[name]
+        given[key] = _Item(name, key, environ[name], in_environment=True)
+    return given
+
+
+def _settle_password(
+    in_file: dict[str, _Item], in_environment: dict[str, _Item]
+) -> dict[str, _Item]:
+    """Put the environment over the file; a password there hides both of the file's ways."""
+    pair = ("mx.password", "mx.password_file")
+    for given in (in_environment, in_file):
+        if all(key in given for key in pair):
+            other = given["mx.password"]
+            name = other.source if other.in_environment else other.key
+            raise given["mx.password_file"].wrong(f"{name} is given too; keep one of the two")
+    if any(key in in_environment for key in pair):
+        in_file = {key: item for key, item in in_file.items() if key not in pair}
+    return in_file | in_environment
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def _text(item: _Item, what: str = "text") -> str:
+    if isinstance(item.raw, bool):
+        raise item.wrong(f"expected {what}; a yes or no that is meant as text stands in quotes")
+    if isinstance(item.raw, int | float):
+        raise item.wrong(f"expected {what}; put the number in quotes")
+    if not isinstance(item.raw, str):
+        raise item.wrong(f"expected {what}" + ("; nothing is given" if item.raw is None else ""))
+    if not item.raw:
+        raise item.wrong(f"expected {what}; it is empty")
+    if _CONTROL.search(item.raw):
+        raise item.wrong(f"expected {what} in one line, without control characters")
+    return item.raw
+
+
+def _flag(item: _Item) -> bool:
+    raw = item.raw
+    if item.in_environment:
+        words = {"true": True, "yes": True, "on": True, "1": True}
+        words |= {"false": False, "no": False, "off": False, "0": False}
+        raw = words.get(str(raw).strip().lower())
+    if not isinstance(raw, bool):
+        raise item.wrong("expected true or false")
+    return raw
+
+
+def _whole(item: _Item, low: int, high: int, unit: str = "") -> int:
+    raw = item.raw
+    # Twelve digits are more than any limit here, and few enough for int().
+    if item.in_environment and re.fullmatch(r"\s*[+-]?[0-9]{1,12}\s*", str(raw)):
+        raw = int(str(raw))
+    if not isinstance(raw, int) or isinstance(raw, bool) or not low <= raw <= high:
+        raise item.wrong(f"expected a whole number{unit} from {low} to {high}")
+    return raw
+
+
+def _seconds(item: _Item, low: float, high: float) -> float:
+    raw = item.raw
+    if item.in_environment and re.fullmatch(r"\s*[+-]?[0-9]{1,12}(\.[0-9]{1,12})?\s*", str(raw)):
+        raw = float(str(raw))
+    wanted = f"expected seconds, a number from {low:g} to {high:g}"
+    if not isinstance(raw, int | float) or isinstance(raw, bool):
+        raise item.wrong(wanted)
+    if not math.isfinite(raw) or not low <= raw <= high:
+        raise item.wrong(wanted)
+    return float(raw)
+
+
+def _list(item: _Item, what: str) -> tuple[_Item, ...]:
+    raw = item.raw
+    if item.in_environment:
+        raw = [part.strip() for part in str(raw).split(",") if part.strip()]
+    if raw is None:
+        raw = []
+    if not isinstance(raw, list):
+        raise item.wrong(f"expected a list of {what}: [a, b]")
+    return tuple(
+        _Item(item.source, f"{item.key}[{number}]", entry) for number, entry in enumerate(raw)
+    )
+
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
+
+
+@attrs.frozen
+class _Address:
+    host: str
+    port: int | None
+    is_ip: bool
+
+    @property
+    def is_public_name(self) -> bool:
+        """Whether a certificate authority could know this name."""
+        name = self.host.lower().rstrip(".")
+        return not self.is_ip and "." in name and not name.endswith((".local", ".localhost"))
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _address(item: _Item, what: str) -> _Address:
+    """Read a name or an address, each with or without a port.
+
+    An IPv6 address with a port stands in brackets (RFC 3986, 3.2.2). A name outside ASCII comes out
+    in its IDNA form.
+    """
+    text = _text(item, what).strip()
+    if "://" in text or "/" in text:
+        raise item.wrong(f"expected {what}, without http:// and without a path")
+    if text.startswith("["):
+        inside, bracket, rest = text[1:].partition("]")
+        found = _ip(inside)
+        if not bracket or not isinstance(found, IPv6Address) or (rest and rest[0] != ":"):
+            raise item.wrong("expected an IPv6 address in brackets, such as [::1]:8080")
+        return _Address(str(found), _port(item, rest[1:]) if rest else None, is_ip=True)
+    if text.count(":") > 1:
+        found = _ip(text)
+        if found is None:
+            raise item.wrong(f"expected {what}; an IPv6 address with a port stands in brackets")
+        return _Address(str(found), None, is_ip=True)
+    name, colon, digits = text.partition(":")
+    if not name:
+        raise item.wrong(f"expected {what}; for every interface write 0.0.0.0 before the port")
+    port = _port(item, digits) if colon else None
+    found = _ip(name)
+    if found is not None:
+        return _Address(str(found), port, is_ip=True)
+    return _Address(_name(item, name, what), port, is_ip=False)
+
+
+def _name(item: _Item, name: str, what: str) -> str:
+    try:
+        ascii_name = name.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise item.wrong(f"expected {what}") from error
+    labels = ascii_name.removesuffix(".").split(".")
+    # A last label of digits only is a mistyped IPv4 address (WHATWG URL, "ends in a number").
+    if labels[-1].isdecimal() or not all(_LABEL.fullmatch(label) for label in labels):
+        raise item.wrong(f"expected {what}")
+    return ascii_name
+
+
+def _port(item: _Item, digits: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", digits) or not 1 <= int(digits) <= 65535:  # noqa: PLR2004
+        raise item.wrong("expected a port from 1 to 65535 behind the colon")
+    return int(digits)
+
+
+def _verify(item: _Item, read_file: ReadFile) -> str:
+    text = _text(item, "none, system, or the path of a CA file")
+    if text.lower() in ("none", "system"):
+        return text.lower()
+    if "-----BEGIN CERTIFICATE-----" not in _contents(item, text, read_file):
+        raise item.wrong("expected none, system, or a CA file with PEM certificates")
+    return text
+
+
+def _contents(item: _Item, path: str, read_file: ReadFile) -> str:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise item.wrong(f"the file cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise item.wrong("the file is not UTF-8 text") from error
+
+
+def _password_file(item: _Item, read_file: ReadFile) -> str:
+    path = _text(item, "the path of a file")
+    first = _contents(item, path, read_file).partition("\n")[0].rstrip("\r")
+    if not first or _CONTROL.search(first):
+        raise item.wrong("the first line of the file should be the password")
+    return first
+
+
+def _fingerprint(item: _Item, _read_file: ReadFile) -> str:
+    wanted = "a SHA-256 fingerprint: 64 hex digits, with or without colons"
+    text = re.sub(r"^sha-?256( fingerprint)?\s*[:=]", "", _text(item, wanted).strip().lower())
+    digits = re.sub(r"[:\s]", "", text)
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise item.wrong(f"expected {wanted}")
+    return digits
+
+
+def _tls_minimum(item: _Item, _read_file: ReadFile) -> str:
+    versions = ("1.0", "1.1", "1.2", "1.3")
+    wanted = 'one of "1.0", "1.1", "1.2", "1.3"'
+    text = _text(item, wanted)
+    if text not in versions:
+        raise item.wrong(f"expected {wanted}")
+    return text
+
+
+def _token_key(item: _Item, _read_file: ReadFile) -> bytes:
+    wanted = f"text of {MIN_TOKEN_KEY_BYTES} bytes or more"
+    key = _text(item, wanted).encode()
+    if len(key) < MIN_TOKEN_KEY_BYTES:
+        raise item.wrong(f"expected {wanted}")
+    return key
+
+
+def _listen(item: _Item, _read_file: ReadFile) -> tuple[str, ...]:
+    wanted = "an endpoint such as tcp:8080:interface=127.0.0.1"
+    endpoints = []
+    for entry in _list(item, "endpoints"):
+        text = _text(entry, wanted)
+        if not re.match(r"[a-z0-9_-]+:", text, re.IGNORECASE):
+            raise entry.wrong(f"expected {wanted}")
+        endpoints.append(text)
+    return tuple(endpoints)
+
+
+def _proxies(item: _Item, _read_file: ReadFile) -> tuple[IPv4Network | IPv6Network, ...]:
+    networks = []
+    for entry in _list(item, "addresses"):
+        wanted = "an IP address or a network such as 10.0.0.0/8"
+        try:
+            networks.append(ip_network(_text(entry, wanted).strip()))
+        except ValueError as error:
+            bits = "; bits are set behind the prefix" if "host bits" in str(error) else ""
+            raise entry.wrong(f"expected {wanted}{bits}") from error
+    return tuple(networks)
+
+
+def _cors(item: _Item, _read_file: ReadFile) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_origin(entry) for entry in _list(item, "origins")))
+
+
+def _origin(item: _Item) -> str:
+    """Read an origin into the form in which browsers send it (RFC 6454, 6.2)."""
+    wanted = "an origin such as https://crm.example.com, without a path"
+    text = _text(item, wanted).strip()
+    if text == "*":
+        raise item.wrong("expected origins by name: with * any site could use a user's token")
+    scheme, separator, rest = text.partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in ("http", "https"):
+        raise item.wrong(f"expected {wanted}")
+    if not rest or re.search(r"[/?#@\s*]", rest):
+        raise item.wrong(f"expected {wanted}")
+    address = _address(attrs.evolve(item, raw=rest), wanted)
+    host = f"[{address.host}]" if ":" in address.host else address.host.lower()
+    default_port = {"http": 80, "https": 443}[scheme]
+    port = "" if address.port in (None, default_port) else f":{address.port}"
+    return f"{scheme}://{host}{port}"
+
+
+_Reader = Callable[[_Item, ReadFile], Any]
+
+
+def _plain(reader: Callable[..., Any], *args: object) -> _Reader:
+    """Make a reader of one that needs no files."""
+
+    def read(item: _Item, _read_file: ReadFile) -> object:
+        return reader(item, *args)
+
+    return read
+
+
+_READERS: Final[Mapping[str, _Reader]] = {
+    "host": _plain(_address, "a name or an address, with a port or without"),
+    "listen": _listen,
+    "html": _plain(_text, "the path of a folder"),
+    "mx.addr": _plain(_address, "the name or the address of the MX, with a port or without"),
+    "mx.login": _plain(_text),
+    "mx.password": _plain(_text),
+    "mx.password_file": _password_file,
+    "mx.verify": _verify,
+    "mx.fingerprint": _fingerprint,
+    "mx.timeout": _plain(_seconds, 0.1, 300),
+    "mx.keepalive": _plain(_seconds, 1, 3600),
+    "mx.tls_minimum": _tls_minimum,
+    "mx.tls_security_level": _plain(_whole, 0, 5),
+    "mx.clear_password": _plain(_flag),
+    "token.lifetime": _plain(_whole, 1, 31_536_000, " of seconds"),
+    "token.key": _token_key,
+    # HTTP/2 connections are closed after 60 s of silence, so the comment must come before.
+    "events.heartbeat": _plain(_seconds, 0.1, 55),
+    "events.history": _plain(_whole, 0, 100_000),
+    # Below 64 KiB Twisted does not push back yet, so a bound there would cut healthy readers.
+    "events.max_unsent": _plain(_whole, 65_536, 1 << 30, " of bytes"),
+    "calls.restrict": _plain(_flag),
+    "login.max_failures": _plain(_whole, 1, 1_000_000),
+    "login.window": _plain(_seconds, 1, 86_400),
+    "login.parallel": _plain(_whole, 1, 1000),
+    "login.queue": _plain(_whole, 0, 100_000),
+    "proxies": _proxies,
+    "cors": _cors,
+}
+
+_SECTIONS: Final = frozenset(key.partition(".")[0] for key in _READERS if "." in key)
+
+
+def _of(section: str) -> list[str]:
+    return [key for key in _READERS if key.startswith(f"{section}.")]
+
+
+def _read(item: _Item, read_file: ReadFile) -> Any:
+    return _READERS[item.key](item, read_file)
+
+
+_REQUIRED: Final[Mapping[str, str]] = {
+    "mx.addr": "required: the address of the MX, such as 192.0.2.10",
+    "mx.login": "required: the login of the server connection",
+    "mx.password": "required (or mx.password_file): the password of the server connection",
+}
+
+
+def _build(values: dict[str, Any], source: str, given: Mapping[str, _Item]) -> Config:
+    if "mx.password_file" in values:
+        values["mx.password"] = values.pop("mx.password_file")
+    for key, expected in _REQUIRED.items():
+        if key not in values:
+            raise ConfigError(source, key, expected)
+
+    def section(name: str) -> dict[str, Any]:
+        return {key.partition(".")[2]: values[key] for key in _of(name) if key in values}
+
+    default = _Item(source, "host", DEFAULT_HOST)
+    own: _Address = values.pop("host", None) or _address(default, "")
+    if not values.get("listen") and own.is_public_name and own.port in (None, 443):
+        item = given.get("host", default)
+        raise item.wrong(
+            "HTTPS with a certificate for a public name is not there yet;"
+            " name another port for plain HTTP, such as :8080, or set listen"
+        )
+    mx = section("mx")
+    addr: _Address = mx.pop("addr")
+    return Config(
+        host=own.host,
+        port=own.port or 80,
+        mx=MXSettings(
+            host=addr.host,
+            port=addr.port or MX_PORT,
+            verify_chosen="verify" in mx,
+            **mx,
+        ),
+        token=TokenSettings(**section("token")),
+        events=EventSettings(**section("events")),
+        calls=CallSettings(**section("calls")),
+        login=LoginSettings(**section("login")),
+        **{key: values[key] for key in ("listen", "html", "proxies", "cors") if key in values},
+    )
