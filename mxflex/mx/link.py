@@ -1,0 +1,320 @@
+"""The server connection: the one permanent link to the MX, kept up for as long as the daemon runs.
+
+The life of the link is a straight line that starts over (docs/architecture.md says why this is a
+coroutine and no state machine):
+
+    connecting -> authenticating -> restoring -> ready -> (lost) -> waiting -> connecting ...
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mxflex.errors import CommandRefused, LoginRefused, MXError, MXUnavailable
+from mxflex.mx.addressbook import AddressBook
+from mxflex.mx.backoff import Backoff
+from mxflex.mx.monitors import Monitors
+from mxflex.mx.protocol import MXProtocol
+from mxflex.mx.session import Dialer
+from mxflex.wire.messages import (
+    CallEvent,
+    Command,
+    CSTAError,
+    Event,
+    LoggedOut,
+    LoginRequest,
+    Logout,
+    Message,
+    MonitorStartAddressBook,
+    UnknownEvent,
+)
+
+log = Logger()
+
+SECOND = 1.0
+MINUTE = 60.0
+
+# A link that lived this long was a good one: the waits begin anew.
+GOOD_LINK_SECONDS = 30 * SECOND
+# Unless it was thrown out: two servers that throw each other out both live for a while each time.
+PEACE_SECONDS = 30 * MINUTE
+# The address book is read again after this pause when reading it failed.
+BOOK_PAUSE_SECONDS = 30 * SECOND
+# How long the steps of an orderly end may take.
+STOP_SECONDS = 2 * SECOND
+LOGOUT_SECONDS = 1 * SECOND
+# Names of unknown events that are remembered so that each is logged once.
+MAX_UNKNOWN_NAMES = 100
+
+
+class LinkState(enum.Enum):
+    """Where the link stands."""
+
+    STOPPED = "stopped"
+    CONNECTING = "connecting"
+    RESTORING = "restoring"
+    READY = "ready"
+    WAITING = "waiting"
+
+
+class LinkListener(Protocol):
+    """Whoever wants to know how the link fares."""
+
+    def link_up(self) -> None:
+        """The MX is there, and every wanted monitor runs."""
+
+    def link_down(self) -> None:
+        """The MX is gone; events of this time are lost."""
+
+    def call_event(self, ext: str, event: CallEvent) -> None:
+        """A monitored extension has an event."""
+
+
+class _ThrownOut(MXError):
+    """The MX ended our session by force."""
+
+
+@attrs.define(eq=False)
+class _Waits:
+    """How long to wait after each kind of end."""
+
+    # An MX that restarts is back in seconds, and a refused connection costs nothing.
+    lost: Backoff = attrs.field(factory=lambda: Backoff(0.5 * SECOND, 5 * SECOND))
+    # A wrong password does not become right by trying; an administrator may correct it.
+    refused: Backoff = attrs.field(factory=lambda: Backoff(1 * MINUTE, 10 * MINUTE))
+    # Another client with our account would be thrown out by our return, and throw us out by its.
+    thrown_out: Backoff = attrs.field(factory=lambda: Backoff(80 * SECOND, 20 * MINUTE))
+
+
+class ServerLink(Service):
+    """The server connection, with the monitors and the address book that live on it.
+
+    Args:
+        clock: Gives the time and delayed calls.
+        dialer: Opens connections.
+        login, password: The server account.
+    """
+
+    name = "mx"
+
+    def __init__(self, clock: IReactorTime, dialer: Dialer, login: str, password: str) -> None:
+        self._clock = clock
+        self._dialer = dialer
+        self._login = login
+        self._password = password
+        self._listeners: list[LinkListener] = []
+        self._protocol: MXProtocol | None = None
+        self._supervisor: Deferred[None] | None = None
+        self._thrown_out = False
+        self._trouble = ""
+        self._unknown_names: set[str] = set()
+        self._waits = _Waits()
+        self.state = LinkState.STOPPED
+        self.monitors = Monitors(self._call_event)
+        self.address_book = AddressBook()
+
+    def listen(self, listener: LinkListener) -> None:
+        """Tell this listener about the link from now on."""
+        self._listeners.append(listener)
+
+    @property
+    def up(self) -> bool:
+        """Whether commands can be sent now."""
+        return self.state is LinkState.READY
+
+    def request(
+        self, command: Command, confirms: Callable[[Event], bool] | None = None
+    ) -> Deferred[Message]:
+        """Send a command on the server connection; see `MXProtocol.request`.
+
+        Fails with `MXUnavailable` at once while the link is down.
+        """
+        if self._protocol is None or not self.up:
+            return fail(MXUnavailable("the server connection to the MX is down"))
+        return self._protocol.request(command, confirms)
+
+    # --- Life ---------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """Begin to connect; the daemon serves its other functions meanwhile."""
+        Service.startService(self)
+        self._supervisor = Deferred.fromCoroutine(self._supervise())
+        self._supervisor.addErrback(self._supervisor_ended)
+
+    def _supervisor_ended(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure("the supervisor of the server connection failed", failure)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the monitors, log out and close; each step only for a moment."""
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        protocol = self._protocol
+        if protocol is not None and self.up:
+            stopping = [Deferred.fromCoroutine(self.monitors.stop(e)) for e in self.monitors.wanted]
+            await self._briefly(gatherResults(stopping, consumeErrors=True), STOP_SECONDS)
+            await self._briefly(protocol.request(Logout()), LOGOUT_SECONDS)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+        if protocol is not None:
+            await self._briefly(protocol.when_lost(), STOP_SECONDS)
+        self.state = LinkState.STOPPED
+
+    async def _briefly(self, step: Deferred[Any], seconds: float) -> None:
+        try:
+            await step.addTimeout(seconds, self._clock)
+        except Exception as error:
+            log.debug("a step of the end failed: {error!r}", error=error)
+
+    async def _supervise(self) -> None:
+        while True:
+            began = self._clock.seconds()
+            try:
+                await self._session()
+            except CancelledError:
+                raise
+            except (LoginRefused, CommandRefused) as error:
+                pause = self._waits.refused.next()
+                self._report(f"the MX refuses the login of {self._login}: {error}", pause)
+            except _ThrownOut as error:
+                pause = self._waits.thrown_out.next()
+                self._report(str(error), pause)
+            except MXError as error:
+                if self._clock.seconds() - began >= GOOD_LINK_SECONDS:
+                    self._waits.lost.reset()
+                pause = self._waits.lost.next()
+                self._report(str(error), pause)
+            except Exception:
+                pause = self._waits.refused.next()
+                log.failure("the server connection failed by a bug; next try in {s:.0f} s", s=pause)
+            self.state = LinkState.WAITING
+            await deferLater(self._clock, pause)
+
+    def _report(self, trouble: str, pause: float) -> None:
+        """Log why the link is down: loudly when that is news, else quietly."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.error("server connection down: {trouble}", trouble=trouble)
+        log.debug("next try to reach the MX in {pause:.1f} s", pause=pause)
+
+    async def _session(self) -> None:
+        """Live through one connection from dialling to its end, which is always an error.
+
+        Raises:
+            MXError: How it ended.
+        """
+        self.state = LinkState.CONNECTING
+        self._thrown_out = False
+        request = LoginRequest(
+            type="Server",
+            platform="iPhone",
+            version="1.0",
+            user_name=self._login,
+            password=self._password,
+        )
+        protocol, answer = await self._dialer.log_in(request, self._event)
+        began = self._clock.seconds()
+        self._waits.refused.reset()
+        book: Deferred[None] | None = None
+        try:
+            self._protocol = protocol
+            self.state = LinkState.RESTORING
+            await self._watch_address_book(protocol)
+            await self.monitors.restore(protocol)
+            book = Deferred.fromCoroutine(self._read_address_book(protocol))
+            book.addErrback(self._book_reader_ended)
+            self._tell_up(answer.serial)
+            reason = await protocol.when_lost()
+        finally:
+            self._protocol = None
+            self.monitors.lost()
+            if book is not None:
+                book.cancel()
+            protocol.close()
+            if self._clock.seconds() - began >= PEACE_SECONDS:
+                self._waits.thrown_out.reset()
+            self._tell_down()
+        if self._thrown_out:
+            raise _ThrownOut("the MX ended the session by force (another client of this account?)")
+        raise MXUnavailable(reason)
+
+    def _tell_up(self, serial: str) -> None:
+        self.state = LinkState.READY
+        self._trouble = ""
+        log.info("server connection up, MX {serial}", serial=serial)
+        for listener in self._listeners:
+            listener.link_up()
+
+    def _tell_down(self) -> None:
+        if self.up:
+            self.state = LinkState.WAITING
+            for listener in self._listeners:
+                listener.link_down()
+
+    # --- Address book -------------------------------------------------------------------------
+
+    async def _watch_address_book(self, protocol: MXProtocol) -> None:
+        """Ask for changes before the book is read, so that none falls between."""
+        try:
+            await protocol.request(MonitorStartAddressBook())
+        except CommandRefused as error:
+            log.error("the MX reports no address book changes: {error}", error=error)
+
+    async def _read_address_book(self, protocol: MXProtocol) -> None:
+        while True:
+            try:
+                await self.address_book.read(protocol)
+            except MXUnavailable:
+                # The next connection reads it.
+                return
+            except MXError as error:
+                log.error(
+                    "address book not read: {error}; next try in {pause:.0f} s",
+                    error=error,
+                    pause=BOOK_PAUSE_SECONDS,
+                )
+            else:
+                return
+            await deferLater(self._clock, BOOK_PAUSE_SECONDS)
+
+    def _book_reader_ended(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure("reading the address book failed by a bug", failure)
+
+    # --- Events -------------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, CallEvent):
+            self.monitors.observe(event)
+        elif isinstance(event, LoggedOut):
+            log.error("the MX ended the session, mode {mode!r}", mode=event.mode)
+            self._thrown_out = event.mode == "forced"
+            if self._protocol is not None:
+                self._protocol.close()
+        elif isinstance(event, UnknownEvent):
+            self._unknown(event.name)
+        elif isinstance(event, CSTAError):
+            log.warn("the MX reports {error} without a command", error=event.text)
+        else:
+            self.address_book.observe(event)
+
+    def _unknown(self, name: str) -> None:
+        if name not in self._unknown_names and len(self._unknown_names) < MAX_UNKNOWN_NAMES:
+            self._unknown_names.add(name)
+            log.info("event {name} of the MX is not known here and ignored", name=name)
+
+    def _call_event(self, ext: str, event: CallEvent) -> None:
+        for listener in self._listeners:
+            listener.call_event(ext, event)

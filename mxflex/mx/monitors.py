@@ -1,0 +1,152 @@
+"""Which extensions are monitored, by which `monitorCrossRefID`, on the connection of the moment."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import DeferredLock, DeferredSemaphore, gatherResults
+from twisted.logger import Logger
+
+from mxflex.errors import MXError, MXUnavailable
+from mxflex.mx.protocol import MXProtocol
+from mxflex.wire.messages import CallEvent, MonitorStart, MonitorStartResponse, MonitorStop
+
+log = Logger()
+
+# Monitors started side by side after a reconnect: enough to hide the round trips, too few to
+# overrun the MX.
+RESTORE_AT_ONCE = 16
+# Events of unknown monitors kept while a start is under way; its answer may come behind them.
+MAX_EARLY_EVENTS = 1_000
+
+
+class Monitors:
+    """One monitor for each wanted extension, started again on each new connection.
+
+    Args:
+        on_event: Called with the extension and the event, in the MX's order.
+    """
+
+    def __init__(self, on_event: Callable[[str, CallEvent], None]) -> None:
+        self._on_event = on_event
+        self._protocol: MXProtocol | None = None
+        self._wanted: set[str] = set()
+        # Of the present connection alone: a new one hands out new ids.
+        self._monitor_of: dict[str, str] = {}
+        self._ext_of: dict[str, str] = {}
+        # Start and stop of one extension follow each other, never side by side.
+        self._locks: dict[str, DeferredLock] = {}
+        self._starting = 0
+        self._early: deque[CallEvent] = deque(maxlen=MAX_EARLY_EVENTS)
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The extensions that are to be monitored whenever the MX is there."""
+        return frozenset(self._wanted)
+
+    def monitor_of(self, ext: str) -> str | None:
+        """Give the running monitor's id, or None."""
+        return self._monitor_of.get(ext)
+
+    async def start(self, ext: str) -> None:
+        """See to it that the extension is monitored, now and after reconnects.
+
+        Raises:
+            MXUnavailable: The server connection is down; the extension is not remembered.
+            MXTimeout: The MX did not answer in time.
+            CommandRefused: The MX refuses to monitor the extension.
+        """
+        async with self._lock(ext):
+            if ext not in self._monitor_of:
+                if self._protocol is None:
+                    raise MXUnavailable("the server connection to the MX is down")
+                await self._start_on(self._protocol, ext)
+            self._wanted.add(ext)
+
+    async def stop(self, ext: str) -> None:
+        """Stop monitoring the extension; events that still come are dropped. May be repeated."""
+        # Before the lock: a reconnect that waits for it must not start this monitor again.
+        self._wanted.discard(ext)
+        async with self._lock(ext):
+            if ext in self._wanted:
+                # Somebody logged in while this waited.
+                return
+            monitor = self._monitor_of.pop(ext, None)
+            if monitor is None or self._protocol is None:
+                return
+            self._ext_of.pop(monitor, None)
+            try:
+                await self._protocol.request(MonitorStop(monitor=monitor))
+            except MXError as error:
+                # What matters, that no event goes on to anybody, is reached all the same.
+                log.warn("monitor of {ext} not stopped: {error}", ext=ext, error=error)
+            else:
+                log.info("monitor of {ext} stopped", ext=ext)
+
+    async def restore(self, protocol: MXProtocol) -> None:
+        """Start every wanted monitor on a new connection.
+
+        A refused one is logged and tried again by `start` or at the next reconnect.
+
+        Raises:
+            MXUnavailable: The connection ended meanwhile.
+        """
+        self._protocol = protocol
+        places = DeferredSemaphore(RESTORE_AT_ONCE)
+        await gatherResults(
+            [places.run(self._restore_one, ext) for ext in sorted(self._wanted)],
+            consumeErrors=True,
+        )
+
+    async def _restore_one(self, ext: str) -> None:
+        async with self._lock(ext):
+            if ext not in self._wanted or ext in self._monitor_of or self._protocol is None:
+                return
+            try:
+                await self._start_on(self._protocol, ext)
+            except MXUnavailable:
+                raise
+            except MXError as error:
+                log.error("monitor of {ext} not restored: {error}", ext=ext, error=error)
+
+    async def _start_on(self, protocol: MXProtocol, ext: str) -> None:
+        self._starting += 1
+        try:
+            answer = await protocol.request(MonitorStart(device=ext))
+            monitor = answer.monitor if isinstance(answer, MonitorStartResponse) else ""
+            if not monitor:
+                raise MXError("the MX started a monitor without an id")
+            if protocol is not self._protocol:
+                raise MXUnavailable("the server connection to the MX was lost")
+            self._monitor_of[ext] = monitor
+            self._ext_of[monitor] = ext
+            log.info("monitor {monitor} of {ext} started", monitor=monitor, ext=ext)
+        finally:
+            self._starting -= 1
+            self._deliver_early()
+
+    def lost(self) -> None:
+        """Forget the monitors of a connection that has ended; they are still wanted."""
+        self._protocol = None
+        self._monitor_of.clear()
+        self._ext_of.clear()
+        self._early.clear()
+
+    def observe(self, event: CallEvent) -> None:
+        """Hand an event to whoever its monitor belongs to; others are dropped."""
+        ext = self._ext_of.get(event.monitor)
+        if ext is not None:
+            self._on_event(ext, event)
+        elif self._starting:
+            self._early.append(event)
+        else:
+            log.debug("event of unknown monitor {monitor} dropped", monitor=event.monitor)
+
+    def _deliver_early(self) -> None:
+        early, self._early = self._early, deque(maxlen=MAX_EARLY_EVENTS)
+        for event in early:
+            self.observe(event)
+
+    def _lock(self, ext: str) -> DeferredLock:
+        return self._locks.setdefault(ext, DeferredLock())

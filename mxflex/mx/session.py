@@ -1,0 +1,147 @@
+"""How a connection to the MX is opened and a login made on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import attrs
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from mxflex.errors import LoginRefused, MXUnavailable
+from mxflex.mx.protocol import MXProtocol, ignore_event
+from mxflex.mx.tls import PeerPolicy
+from mxflex.wire.messages import (
+    Event,
+    LoginFailed,
+    LoginRequest,
+    LoginResponse,
+    Logout,
+    Message,
+    hash_password,
+)
+
+log = Logger()
+
+# The MX refuses the hashed form of a password with these codes when it must check the clear one
+# elsewhere (LDAP), and it does so from this API version on. Source: docs/mx-protocol.md, "Login".
+_CLEAR_PASSWORD_CODES = (2, 4)
+_CLEAR_PASSWORD_API_VERSION = 3
+_PASSWORD_EXPIRED = -1
+
+
+@attrs.define(eq=False)
+class Dialer:
+    """Opens TLS connections to the one configured MX.
+
+    Args:
+        reactor: Connects and gives the time.
+        host, port: Where the MX listens.
+        policy: Whom to trust there.
+        timeout: Seconds for the TCP connection, for the TLS handshake, and for each answer.
+        keepalive: See `MXProtocol`.
+        clear_password: Whether a refused hashed password may be tried once more in clear.
+    """
+
+    reactor: IReactorTime
+    host: str
+    port: int
+    policy: PeerPolicy
+    timeout: float
+    keepalive: float
+    clear_password: bool
+
+    def _endpoint(self) -> IStreamClientEndpoint:
+        tcp = HostnameEndpoint(self.reactor, self.host, self.port, timeout=self.timeout)
+        return wrapClientTLS(self.policy, tcp)
+
+    async def dial(self, on_event: Callable[[Event], None] = ignore_event) -> MXProtocol:
+        """Connect and finish the handshake with a peer that may be trusted.
+
+        Raises:
+            MXUnavailable: No connection, or the peer is not to be trusted.
+            MXTimeout: The peer accepted the connection and then did not finish the handshake.
+        """
+        factory = Factory.forProtocol(lambda: self._protocol(on_event))
+        factory.noisy = False
+        try:
+            protocol = cast("MXProtocol", await self._endpoint().connect(factory))
+        except (ConnectError, DNSLookupError) as error:
+            # The detail may name the address; it is for the log, not for a web client.
+            log.debug("no connection to the MX: {error}", error=error)
+            raise MXUnavailable("the MX cannot be reached") from error
+        try:
+            await protocol.when_secured()
+        except BaseException:
+            protocol.abort(MXUnavailable("given up before the TLS handshake was done"))
+            raise
+        return protocol
+
+    def _protocol(self, on_event: Callable[[Event], None]) -> MXProtocol:
+        return MXProtocol(
+            self.reactor,
+            self.timeout,
+            self.keepalive,
+            lambda protocol: self.policy.check(protocol.tls.getHandle()),
+            on_event,
+        )
+
+    async def log_in(
+        self, request: LoginRequest, on_event: Callable[[Event], None] = ignore_event
+    ) -> tuple[MXProtocol, LoginResponse]:
+        """Connect and log in; the password in the request is the clear one.
+
+        It is sent hashed. Only where the MX says that it needs the clear one, and the peer may be
+        given it, a second request carries that.
+
+        Returns:
+            The open connection and the MX's answer.
+
+        Raises:
+            LoginRefused: The MX said no, with its words.
+            MXUnavailable: No connection, it ended, or the peer is not to be trusted.
+            MXTimeout: The MX accepted the connection and then did not answer.
+            LocalProtocolError: Name or password cannot be sent as XML, or are too long.
+        """
+        hashed = attrs.evolve(request, password=hash_password(request.password))
+        protocol = await self.dial(on_event)
+        try:
+            answer = await protocol.request(hashed)
+            if self._wants_clear_password(answer):
+                log.info("the MX needs the clear password of {login}", login=request.user_name)
+                if protocol.ended:
+                    # Some servers close after a refusal, others expect the second try here.
+                    protocol = await self.dial(on_event)
+                answer = await protocol.request(request)
+            return protocol, _accepted(answer, request.user_name)
+        except BaseException:
+            protocol.close()
+            raise
+
+    def _wants_clear_password(self, answer: Message) -> bool:
+        return (
+            self.clear_password
+            and isinstance(answer, LoginFailed)
+            and answer.code in _CLEAR_PASSWORD_CODES
+            and (answer.api_version or 0) >= _CLEAR_PASSWORD_API_VERSION
+        )
+
+
+def _accepted(answer: Message, login: str) -> LoginResponse:
+    if isinstance(answer, LoginFailed):
+        raise LoginRefused(answer.text or "login refused", answer.code or 0)
+    if not isinstance(answer, LoginResponse):
+        raise LoginRefused("unknown login response")
+    if answer.code == _PASSWORD_EXPIRED:
+        log.warn("the MX says that the password of {login} has expired", login=login)
+    return answer
+
+
+def log_out(protocol: MXProtocol) -> None:
+    """Tell the MX that the session ends, and close; its answer does not matter any more."""
+    protocol.request(Logout()).addBoth(lambda _: None)
+    protocol.close()

@@ -1,0 +1,130 @@
+"""TLS to the MX: which peer is trusted, and how old a firmware may be.
+
+An MX comes with a self-signed certificate without a useful name, so the default accepts any and
+says so in the log. Source: docs/mx-protocol.md, "Transport".
+"""
+
+from __future__ import annotations
+
+import attrs
+import service_identity
+import service_identity.pyopenssl
+from OpenSSL import SSL, crypto
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from mxflex.errors import MXUnavailable
+
+log = Logger()
+
+ANY = "none"
+SYSTEM = "system"
+
+_VERSIONS = {
+    "1.0": SSL.TLS1_VERSION,
+    "1.1": SSL.TLS1_1_VERSION,
+    "1.2": SSL.TLS1_2_VERSION,
+    "1.3": SSL.TLS1_3_VERSION,
+}
+# OpenSSL 3 refuses servers without RFC 5746; firmware that needs TLS 1.0 or 1.1 lacks it.
+# The number is SSL_OP_LEGACY_SERVER_CONNECT, which pyOpenSSL does not name.
+_OP_LEGACY_SERVER_CONNECT = 0x4
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@attrs.define(eq=False)
+class PeerPolicy:
+    """Makes TLS connections to the MX and judges the certificate it shows.
+
+    Args:
+        host: The MX's name or address as configured.
+        verify: `none`, `system`, or the path of a PEM file with CA certificates.
+        fingerprint: SHA-256 of the only certificate accepted, 64 lower-case hex digits; "" for any.
+        tls_minimum: The lowest TLS version: "1.0", "1.1", "1.2" or "1.3".
+        security_level: OpenSSL's security level, 0 to 5; None for OpenSSL's own.
+
+    Raises:
+        OpenSSL.SSL.Error: The CA file cannot be read.
+    """
+
+    host: str
+    verify: str = ANY
+    fingerprint: str = ""
+    tls_minimum: str = "1.2"
+    security_level: int | None = None
+    _context: SSL.Context = attrs.field(init=False)
+    _reported: str = attrs.field(init=False, default="")
+
+    def __attrs_post_init__(self) -> None:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(_VERSIONS[self.tls_minimum])
+        if self.security_level is not None:
+            context.set_cipher_list(f"DEFAULT:@SECLEVEL={self.security_level}".encode("ascii"))
+        if self.tls_minimum in ("1.0", "1.1"):
+            context.set_options(_OP_LEGACY_SERVER_CONNECT)
+        if self.verify == ANY:
+            context.set_verify(SSL.VERIFY_NONE)
+        else:
+            context.set_verify(SSL.VERIFY_PEER)
+            if self.verify == SYSTEM:
+                context.set_default_verify_paths()
+            else:
+                context.load_verify_locations(self.verify)
+        self._context = context
+
+    def clientConnectionForTLS(self, _protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Make the OpenSSL side of one connection: no ALPN, and SNI only for a name to verify."""
+        connection = SSL.Connection(self._context, None)
+        if self.verify != ANY and not self._is_address():
+            connection.set_tlsext_host_name(self.host.encode("idna"))
+        return connection
+
+    @property
+    def trusts_anybody(self) -> bool:
+        """Whether any certificate will do, so that an impostor would not be noticed."""
+        return self.verify == ANY and not self.fingerprint
+
+    def _is_address(self) -> bool:
+        return isIPAddress(self.host) or isIPv6Address(self.host)
+
+    def check(self, connection: SSL.Connection) -> None:
+        """Judge the peer after the handshake; the chain is checked by OpenSSL before.
+
+        Raises:
+            MXUnavailable: The certificate is not the pinned one or names another host.
+        """
+        certificate = connection.get_peer_certificate()
+        if certificate is None:
+            raise MXUnavailable("the MX showed no certificate")
+        shown = _fingerprint(certificate)
+        if self.fingerprint and shown != self.fingerprint:
+            log.error("the MX shows certificate {shown}, not the pinned one", shown=shown)
+            raise MXUnavailable("the certificate of the MX is not the pinned one")
+        if self.verify != ANY:
+            self._check_name(connection)
+        elif not self.fingerprint and shown != self._reported:
+            self._reported = shown
+            log.warn(
+                "the certificate of the MX is not verified; its SHA-256 fingerprint is {shown} "
+                "(to accept only this one, set mx.fingerprint)",
+                shown=shown,
+            )
+
+    def _check_name(self, connection: SSL.Connection) -> None:
+        verify = (
+            service_identity.pyopenssl.verify_ip_address
+            if self._is_address()
+            else service_identity.pyopenssl.verify_hostname
+        )
+        try:
+            verify(connection, self.host)
+        except (service_identity.VerificationError, service_identity.CertificateError) as error:
+            log.error("the certificate of the MX is not for {host}", host=self.host)
+            raise MXUnavailable("the certificate of the MX is for another host") from error
+
+
+def _fingerprint(certificate: crypto.X509) -> str:
+    return certificate.digest("sha256").decode("ascii").replace(":", "").lower()
