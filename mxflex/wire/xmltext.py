@@ -91,7 +91,7 @@ class _TreeBuilder:
             attributes = {
                 key.rpartition(":")[2]: value
                 for key, value in attributes.items()
-                if not key.startswith("xmlns")
+                if key != "xmlns" and not key.startswith("xmlns:")
             }
         element = Element(name, attributes)
         if self._open:
@@ -113,7 +113,8 @@ class _TreeBuilder:
 
 def _parse_strictly(body: bytes) -> Element:
     builder = _TreeBuilder()
-    # Naming the encoding here overrides whatever the document claims of itself.
+    # Naming the encoding here overrides whatever the document claims of itself, but not a first
+    # character in UTF-16: see `parse`.
     parser = expat.ParserCreate("utf-8")
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
@@ -154,6 +155,9 @@ def parse(body: bytes) -> Element:
     """
     # White space before an XML declaration is not well-formed, and does no harm.
     body = body.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if b"\0" in body:
+        # Expat would take it for UTF-16 if the zeros stand right: `<` has one in that encoding.
+        body = _repaired(body)
     try:
         return _parse_strictly(body)
     except expat.ExpatError as error:
