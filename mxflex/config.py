@@ -233,7 +233,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        peek: Callable[[], yaml.Event] = self.peek_event
+        peek: Callable[[], Any] = self.peek_event
         event = peek()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             problem = "& and * have no meaning here; put the value in quotes"
@@ -362,7 +362,7 @@ def _unknown(source: str, key: object, where: str) -> ConfigError:
         section, _, name = shown.partition(".")
         return ConfigError(source, shown, f"write it as {name} inside {section}")
     # Sections and the keys of other sections too: `addr` at the top is meant as `mx.addr`.
-    names = {known.rpartition(".")[2]: known for known in sorted(_READERS, reverse=True)}
+    names = {known.rpartition(".")[2]: known for known in _READERS}
     close = difflib.get_close_matches(shown, [*_READERS, *_SECTIONS], n=1, cutoff=0.75)
     close = close or [names[n] for n in difflib.get_close_matches(_shown(key), names, 1, 0.75)]
     hint = f"did you mean {close[0]}?" if close else "mxflex.yaml.sample shows all there are"
