@@ -48,8 +48,8 @@ MINUTE = 60.0
 GOOD_LINK_SECONDS = 30 * SECOND
 # Unless it was thrown out: two servers that throw each other out both live for a while each time.
 PEACE_SECONDS = 30 * MINUTE
-# The address book is read again after this pause when reading it failed.
-BOOK_PAUSE_SECONDS = 30 * SECOND
+# What failed on a good link (reading the address book, a monitor) is tried again after this pause.
+RETRY_SECONDS = 30 * SECOND
 # How long the steps of an orderly end may take.
 STOP_SECONDS = 2 * SECOND
 LOGOUT_SECONDS = 1 * SECOND
@@ -227,21 +227,23 @@ class ServerLink(Service):
         protocol, answer = await self._dialer.log_in(request, self._event)
         began = self._clock.seconds()
         self._waits.refused.reset()
-        book: Deferred[None] | None = None
+        chores: list[Deferred[None]] = []
         try:
             self._protocol = protocol
             self.state = LinkState.RESTORING
             await self._watch_address_book(protocol)
             await self.monitors.restore(protocol)
-            book = Deferred.fromCoroutine(self._read_address_book(protocol))
-            book.addErrback(self._book_reader_ended)
+            chores += [
+                Deferred.fromCoroutine(chore).addErrback(self._chore_ended)
+                for chore in (self._read_address_book(protocol), self._restore_missing(protocol))
+            ]
             self._tell_up(answer.serial)
             reason = await protocol.when_lost()
         finally:
             self._protocol = None
             self.monitors.lost()
-            if book is not None:
-                book.cancel()
+            for each in chores:
+                each.cancel()
             protocol.close()
             if self._clock.seconds() - began >= PEACE_SECONDS:
                 self._waits.thrown_out.reset()
@@ -263,7 +265,7 @@ class ServerLink(Service):
             for listener in self._listeners:
                 listener.link_down()
 
-    # --- Address book -------------------------------------------------------------------------
+    # --- Chores -------------------------------------------------------------------------------
 
     async def _watch_address_book(self, protocol: MXProtocol) -> None:
         """Ask for changes before the book is read, so that none falls between."""
@@ -283,15 +285,23 @@ class ServerLink(Service):
                 log.error(
                     "address book not read: {error}; next try in {pause:.0f} s",
                     error=error,
-                    pause=BOOK_PAUSE_SECONDS,
+                    pause=RETRY_SECONDS,
                 )
             else:
                 return
-            await deferLater(self._clock, BOOK_PAUSE_SECONDS)
+            await deferLater(self._clock, RETRY_SECONDS)
 
-    def _book_reader_ended(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            log.failure("reading the address book failed by a bug", failure)
+    async def _restore_missing(self, protocol: MXProtocol) -> None:
+        """Try again what the MX refused or left unanswered; such a stream would stay silent."""
+        while True:
+            await deferLater(self._clock, RETRY_SECONDS)
+            if self.monitors.missing:
+                await self.monitors.restore(protocol)
+
+    def _chore_ended(self, failure: Failure) -> None:
+        # When the connection ends, the session ends too and tells why.
+        if not failure.check(CancelledError, MXUnavailable):
+            log.failure("a chore of the server connection failed by a bug", failure)
 
     # --- Events -------------------------------------------------------------------------------
 

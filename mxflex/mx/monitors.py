@@ -49,6 +49,11 @@ class Monitors:
         """Give the running monitor's id, or None."""
         return self._monitor_of.get(ext)
 
+    @property
+    def missing(self) -> frozenset[str]:
+        """The wanted extensions that no monitor runs for."""
+        return frozenset(self._wanted - self._monitor_of.keys())
+
     async def start(self, ext: str) -> None:
         """See to it that the extension is monitored, now and after reconnects.
 
@@ -87,7 +92,7 @@ class Monitors:
     async def restore(self, protocol: MXProtocol) -> None:
         """Start every wanted monitor on a new connection.
 
-        A refused one is logged and tried again by `start` or at the next reconnect.
+        One that the MX refuses, or does not answer, is logged and stays missing.
 
         Raises:
             MXUnavailable: The connection ended meanwhile.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 from twisted.internet.defer import DeferredSemaphore
 
@@ -44,8 +46,13 @@ class LoginCheck:
         self._places = DeferredSemaphore(parallel)
         self._queue = queue
 
-    async def verify(self, login: str, password: str) -> Account:
+    async def verify(self, login: str, password: str, admit: Callable[[], None]) -> Account:
         """Give the account of a login.
+
+        Args:
+            login: As the person typed it.
+            password: As the person typed it.
+            admit: Called when the check's turn has come; what it raises ends the check.
 
         Raises:
             LoginRefused: The MX said no; the text is its own.
@@ -57,6 +64,7 @@ class LoginCheck:
         if self._places.tokens == 0 and len(self._places.waiting) >= self._queue:
             raise MXBusy("too many logins at once")
         async with self._places:
+            admit()
             return await self._ask(login, password)
 
     async def _ask(self, login: str, password: str) -> Account:

@@ -500,9 +500,16 @@ class SetPresence(Command):
 # --- Call events ----------------------------------------------------------------------------------
 
 
+@attrs.frozen(kw_only=True)
+class ConnectionEvent(CallEvent):
+    """An event of one connection: a call at a device, which is always the monitored one."""
+
+    connection: Annotated[ConnectionID, Connection("connection")] = ConnectionID()
+
+
 @_event("OriginatedEvent")
 @attrs.frozen(kw_only=True)
-class OriginatedEvent(CallEvent):
+class OriginatedEvent(ConnectionEvent):
     """A call is being made from the device."""
 
     connection: Annotated[ConnectionID, Connection("originatedConnection")] = ConnectionID()
@@ -516,7 +523,7 @@ class OriginatedEvent(CallEvent):
 
 @_event("DivertedEvent")
 @attrs.frozen(kw_only=True)
-class DivertedEvent(CallEvent):
+class DivertedEvent(ConnectionEvent):
     """The call goes on to another destination."""
 
     connection: Annotated[ConnectionID, Connection("connection")] = ConnectionID()
@@ -530,7 +537,7 @@ class DivertedEvent(CallEvent):
 
 @_event("DeliveredEvent")
 @attrs.frozen(kw_only=True)
-class DeliveredEvent(CallEvent):
+class DeliveredEvent(ConnectionEvent):
     """A device is ringing."""
 
     connection: Annotated[ConnectionID, Connection("connection")] = ConnectionID()
@@ -552,7 +559,7 @@ class DeliveredEvent(CallEvent):
 
 @_event("EstablishedEvent")
 @attrs.frozen(kw_only=True)
-class EstablishedEvent(CallEvent):
+class EstablishedEvent(ConnectionEvent):
     """The call is answered. It may come again for the same call, as an update."""
 
     connection: Annotated[ConnectionID, Connection("establishedConnection")] = ConnectionID()
@@ -572,7 +579,7 @@ class EstablishedEvent(CallEvent):
 
 @_event("ConnectionClearedEvent")
 @attrs.frozen(kw_only=True)
-class ConnectionClearedEvent(CallEvent):
+class ConnectionClearedEvent(ConnectionEvent):
     """A device has left the call; mostly the end of the call for the monitored device."""
 
     connection: Annotated[ConnectionID, Connection("droppedConnection")] = ConnectionID()
@@ -582,7 +589,7 @@ class ConnectionClearedEvent(CallEvent):
 
 @_event("ServiceInitiatedEvent")
 @attrs.frozen(kw_only=True)
-class ServiceInitiatedEvent(CallEvent):
+class ServiceInitiatedEvent(ConnectionEvent):
     """The device went off hook to make a call."""
 
     connection: Annotated[ConnectionID, Connection("initiatedConnection")] = ConnectionID()
@@ -593,7 +600,7 @@ class ServiceInitiatedEvent(CallEvent):
 
 @_event("NetworkReachedEvent")
 @attrs.frozen(kw_only=True)
-class NetworkReachedEvent(CallEvent):
+class NetworkReachedEvent(ConnectionEvent):
     """An outgoing call has reached the public network; what follows there may stay unseen."""
 
     connection: Annotated[ConnectionID, Connection("outboundConnection")] = ConnectionID()
@@ -606,7 +613,7 @@ class NetworkReachedEvent(CallEvent):
 
 @_event("FailedEvent")
 @attrs.frozen(kw_only=True)
-class FailedEvent(CallEvent):
+class FailedEvent(ConnectionEvent):
     """The call cannot be completed; the cause says why (`busy`, `destNotObtainable`)."""
 
     connection: Annotated[ConnectionID, Connection("failedConnection")] = ConnectionID()
@@ -619,7 +626,7 @@ class FailedEvent(CallEvent):
 
 @_event("HeldEvent")
 @attrs.frozen(kw_only=True)
-class HeldEvent(CallEvent):
+class HeldEvent(ConnectionEvent):
     """A party has put the call on hold."""
 
     connection: Annotated[ConnectionID, Connection("heldConnection")] = ConnectionID()
@@ -632,7 +639,7 @@ class HeldEvent(CallEvent):
 
 @_event("RetrievedEvent")
 @attrs.frozen(kw_only=True)
-class RetrievedEvent(CallEvent):
+class RetrievedEvent(ConnectionEvent):
     """A party has taken the call back from hold."""
 
     connection: Annotated[ConnectionID, Connection("retrievedConnection")] = ConnectionID()
@@ -646,7 +653,7 @@ class RetrievedEvent(CallEvent):
 # ECMA-323 itself spells the name with one r; other servers may not.
 @_event("TransferedEvent", "TransferredEvent")
 @attrs.frozen(kw_only=True)
-class TransferredEvent(CallEvent):
+class TransferredEvent(ConnectionEvent):
     """The call has been handed to another device."""
 
     connection: Annotated[ConnectionID, Connection("primaryOldCall")] = ConnectionID()
@@ -666,7 +673,7 @@ class ParkedEvent(CallEvent):
 
 @_event("RecordingStateEvent")
 @attrs.frozen(kw_only=True)
-class RecordingStateEvent(CallEvent):
+class RecordingStateEvent(ConnectionEvent):
     """Recording of a call began, ended, or became possible."""
 
     connection: Annotated[ConnectionID, Connection("connection", or_root=True)] = ConnectionID()
@@ -721,7 +728,7 @@ class ConnectionCommand(Command):
     before the answer, or never answer at all, so either one means success.
     """
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = None
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = None
 
     connection: Annotated[ConnectionID, Connection("connection")] = ConnectionID()
 
@@ -731,7 +738,7 @@ class ConnectionCommand(Command):
 class AnswerCall(ConnectionCommand):
     """Answers a ringing call."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = EstablishedEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = EstablishedEvent
     connection: Annotated[ConnectionID, Connection("callToBeAnswered")] = ConnectionID()
 
 
@@ -740,7 +747,7 @@ class AnswerCall(ConnectionCommand):
 class ClearConnection(ConnectionCommand):
     """Takes the device out of the call: hangs up, or rejects a ringing call."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = ConnectionClearedEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = ConnectionClearedEvent
     connection: Annotated[ConnectionID, Connection("connectionToBeCleared")] = ConnectionID()
 
 
@@ -749,7 +756,7 @@ class ClearConnection(ConnectionCommand):
 class HoldCall(ConnectionCommand):
     """Puts a call on hold."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = HeldEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = HeldEvent
     connection: Annotated[ConnectionID, Connection("callToBeHeld")] = ConnectionID()
 
 
@@ -758,7 +765,7 @@ class HoldCall(ConnectionCommand):
 class RetrieveCall(ConnectionCommand):
     """Takes a call back from hold."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = RetrievedEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = RetrievedEvent
     connection: Annotated[ConnectionID, Connection("callToBeRetrieved")] = ConnectionID()
 
 
@@ -783,7 +790,7 @@ class SingleStepTransferCallResponse(Reply):
 class SingleStepTransferCall(ConnectionCommand):
     """Hands an answered call to another number without asking there first."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = TransferredEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = TransferredEvent
     connection: Annotated[ConnectionID, Connection("activeCall")] = ConnectionID()
     destination: Annotated[str, Text("transferredTo")] = ""
 
@@ -793,7 +800,7 @@ class SingleStepTransferCall(ConnectionCommand):
 class TransferCall(ConnectionCommand):
     """Joins a held call and an active one; the own device leaves both."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = TransferredEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = TransferredEvent
     connection: Annotated[ConnectionID, Connection("heldCall")] = ConnectionID()
     active: Annotated[ConnectionID, Connection("activeCall")] = ConnectionID()
 
@@ -803,7 +810,7 @@ class TransferCall(ConnectionCommand):
 class DeflectCall(ConnectionCommand):
     """Sends a ringing call elsewhere."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = DivertedEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = DivertedEvent
     connection: Annotated[ConnectionID, Connection("callToBeDiverted")] = ConnectionID()
     destination: Annotated[str, Text("newDestination")] = ""
 
@@ -813,7 +820,7 @@ class DeflectCall(ConnectionCommand):
 class StartRecording(ConnectionCommand):
     """Begins to record a call."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = RecordingStateEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = RecordingStateEvent
     connection: Annotated[ConnectionID, Connection("Call")] = ConnectionID()
 
 
@@ -822,7 +829,7 @@ class StartRecording(ConnectionCommand):
 class StopRecording(ConnectionCommand):
     """Ends the recording of a call."""
 
-    confirmed_by: ClassVar[type[CallEvent] | None] = RecordingStateEvent
+    confirmed_by: ClassVar[type[ConnectionEvent] | None] = RecordingStateEvent
     connection: Annotated[ConnectionID, Connection("Call")] = ConnectionID()
 
 

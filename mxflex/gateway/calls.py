@@ -1,0 +1,480 @@
+"""The calls of the watched extensions: what is known of them, whose they are, and the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial, singledispatch
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mxflex.errors import CommandRefused, Forbidden, MXError, MXUnavailable
+from mxflex.gateway.tokens import Identity
+from mxflex.mx.link import ServerLink
+from mxflex.wire.codec import ConnectionID
+from mxflex.wire.messages import (
+    AnswerCall,
+    CallEvent,
+    ClearConnection,
+    ConnectionClearedEvent,
+    ConnectionCommand,
+    ConnectionEvent,
+    DeflectCall,
+    DeliveredEvent,
+    DivertedEvent,
+    EstablishedEvent,
+    Event,
+    FailedEvent,
+    HeldEvent,
+    HoldCall,
+    MakeCall,
+    MakeCallResponse,
+    NetworkReachedEvent,
+    OriginatedEvent,
+    ParkCall,
+    RecordingStateEvent,
+    RetrieveCall,
+    RetrievedEvent,
+    ServiceInitiatedEvent,
+    SingleStepTransferCall,
+    SnapshotDevice,
+    SnapshotDeviceResponse,
+    StartRecording,
+    StopRecording,
+    TransferCall,
+    TransferredEvent,
+)
+
+log = Logger()
+
+# A call that was diverted or handed on should be cleared by the MX. Where it is not, the call is
+# forgotten after this time without news, in seconds.
+LEAVING_SECONDS = 60.0
+# A call without any event for so long has ended unseen, in seconds.
+STALE_SECONDS = 24 * 3600.0
+# Calls kept for one extension, and connections remembered from calls that it made: more than a
+# telephone can have, few enough that a faulty MX does not fill the memory.
+MAX_CALLS = 200
+
+# ECMA-269, "connection states".
+CONNECTION_STATES = frozenset(
+    ("null", "initiated", "alerting", "connected", "hold", "queued", "fail")
+)
+
+INCOMING = "incoming"
+OUTGOING = "outgoing"
+
+
+@attrs.define(eq=False)
+class Call:
+    """A call of one extension, as its events tell it.
+
+    Attributes:
+        call_id: The id at this extension.
+        device_id: The device that commands on the call must name.
+        started_at: When the call was first heard of; all times in seconds since the epoch.
+        since: When its state began.
+        updated_at: When it was last heard of.
+        state: The local connection state (ECMA-269).
+        direction: `incoming`, `outgoing`, or "" when its beginning was not seen.
+        answered_at: When it was first established; None before.
+        recording: Whether it is being recorded.
+        leaving: Whether it has been diverted or handed on, and only its end is still to come.
+    """
+
+    call_id: int | str
+    device_id: str
+    started_at: float
+    since: float
+    updated_at: float
+    state: str = ""
+    direction: str = ""
+    global_call_id: str = ""
+    calling_device: str = ""
+    calling_display_name: str = ""
+    called_device: str = ""
+    answering_device: str = ""
+    answering_display_name: str = ""
+    answered_at: float | None = None
+    recording: bool = False
+    leaving: bool = False
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether the call must have ended, although the MX did not say so."""
+        silent = now - self.updated_at
+        return silent > STALE_SECONDS or (self.leaving and silent > LEAVING_SECONDS)
+
+
+def _state(told: str, otherwise: str) -> str:
+    return told if told in CONNECTION_STATES else otherwise
+
+
+def _is_own(device: str, ext: str, call: Call) -> bool:
+    """Tell whether a device of an event is the extension; one left out is taken for it."""
+    return device in ("", ext, call.device_id)
+
+
+class CallRegistry:
+    """What the events of each extension say about its calls.
+
+    Args:
+        clock: Gives the time, in seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._calls: dict[str, dict[int | str, Call]] = {}
+        # Devices of calls made here, by call id. Not calls yet: the events of the call that the MX
+        # answered with one id may come with another.
+        self._made: dict[str, dict[int | str, str]] = {}
+
+    def calls(self, ext: str) -> list[Call]:
+        """Give the calls of an extension, the oldest first."""
+        now = self._clock()
+        calls = self._calls.get(ext, {})
+        for call_id in [each.call_id for each in calls.values() if each.is_over(now)]:
+            del calls[call_id]
+        return list(calls.values())
+
+    def find(self, ext: str, call_id: int | str) -> Call | None:
+        """Give one call of an extension."""
+        return next((call for call in self.calls(ext) if call.call_id == call_id), None)
+
+    def has_part(self, ext: str, connection: ConnectionID) -> bool:
+        """Tell whether a connection belongs to a call of the extension."""
+        call = self.find(ext, connection.call_id)
+        if call is not None and connection.device_id in (ext, call.device_id):
+            return True
+        made_with = self._made.get(ext, {}).get(connection.call_id)
+        return made_with is not None and connection.device_id in (ext, made_with)
+
+    def made(self, ext: str, connection: ConnectionID) -> None:
+        """Remember that the extension's user has made a call with this connection."""
+        made = self._made.setdefault(ext, {})
+        made[connection.call_id] = connection.device_id
+        if len(made) > MAX_CALLS:
+            del made[next(iter(made))]
+
+    def found(self, ext: str, connections: Iterable[tuple[ConnectionID, str]]) -> None:
+        """Take the calls, with their states, that the MX says a device has."""
+        now = self._clock()
+        for connection, state in connections:
+            call = self._call(ext, connection, now)
+            if not call.state:
+                call.state = _state(state, "connected")
+
+    def forget(self, ext: str) -> None:
+        """Forget all calls of an extension."""
+        self._calls.pop(ext, None)
+        self._made.pop(ext, None)
+
+    def observe(self, ext: str, event: CallEvent) -> None:
+        """Take what an event says."""
+        now = self._clock()
+        if not isinstance(event, ConnectionEvent) or not event.connection.call_id:
+            # The event of a parked call names the place alone.
+            return
+        connection = event.connection
+        if isinstance(event, (ConnectionClearedEvent, RecordingStateEvent)):
+            call = self.find(ext, connection.call_id)
+            if call is None:
+                return
+        else:
+            call = self._call(ext, connection, now)
+        if isinstance(event, ConnectionClearedEvent):
+            # In a conference others may leave, and the call goes on.
+            if _is_own(connection.device_id, ext, call):
+                del self._calls[ext][call.call_id]
+            return
+        before = call.state
+        call.leaving = False
+        _update(event, call, ext, now)
+        call.updated_at = now
+        if call.state != before:
+            call.since = now
+
+    def _call(self, ext: str, connection: ConnectionID, now: float) -> Call:
+        calls = self._calls.setdefault(ext, {})
+        call = calls.get(connection.call_id)
+        if call is None:
+            call = calls[connection.call_id] = Call(
+                call_id=connection.call_id,
+                device_id=connection.device_id or ext,
+                started_at=now,
+                since=now,
+                updated_at=now,
+            )
+            if len(calls) > MAX_CALLS:
+                del calls[next(iter(calls))]
+        call.global_call_id = connection.global_call_id or call.global_call_id
+        return call
+
+
+@singledispatch
+def _update(_event: ConnectionEvent, _call: Call, _ext: str, _now: float) -> None:
+    """Change a call by one event of it; docs/api.md, "Calls", has the table of states."""
+
+
+@_update.register
+def _(event: ServiceInitiatedEvent, call: Call, _ext: str, _now: float) -> None:
+    call.direction = call.direction or OUTGOING
+    call.calling_device = event.initiating_device or call.calling_device
+    call.state = _state(event.local_connection_info, "initiated")
+
+
+@_update.register
+def _(event: OriginatedEvent, call: Call, _ext: str, _now: float) -> None:
+    call.direction = call.direction or OUTGOING
+    _set_parties(call, event)
+    call.state = _state(event.local_connection_info, "connected")
+
+
+@_update.register
+def _(event: NetworkReachedEvent, call: Call, _ext: str, _now: float) -> None:
+    _set_parties(call, event)
+
+
+@_update.register
+def _(event: DeliveredEvent, call: Call, ext: str, _now: float) -> None:
+    _set_parties(call, event)
+    call.calling_display_name = event.calling_display_name or call.calling_display_name
+    if not call.direction:
+        outgoing = event.calling_device == ext and event.alerting_device != ext
+        call.direction = OUTGOING if outgoing else INCOMING
+    call.state = _state(event.local_connection_info, "alerting")
+
+
+@_update.register
+def _(event: EstablishedEvent, call: Call, _ext: str, now: float) -> None:
+    _set_parties(call, event)
+    call.calling_display_name = event.calling_display_name or call.calling_display_name
+    call.answering_device = event.answering_device or call.answering_device
+    call.answering_display_name = event.answering_display_name or call.answering_display_name
+    call.answered_at = call.answered_at or now
+    call.state = "connected"
+
+
+@_update.register
+def _(event: HeldEvent, call: Call, ext: str, _now: float) -> None:
+    # When the other party holds, this extension's own connection stays connected.
+    if _is_own(event.holding_device, ext, call):
+        call.state = _state(event.local_connection_info, "hold")
+
+
+@_update.register
+def _(event: RetrievedEvent, call: Call, ext: str, _now: float) -> None:
+    if _is_own(event.retrieving_device, ext, call):
+        call.state = _state(event.local_connection_info, "connected")
+
+
+@_update.register
+def _(event: FailedEvent, call: Call, _ext: str, _now: float) -> None:
+    _set_parties(call, event)
+    call.state = "fail"
+
+
+@_update.register
+def _(event: DivertedEvent, call: Call, ext: str, _now: float) -> None:
+    # A call that is diverted on its way out goes on; its next event will say so.
+    call.leaving = _is_own(event.diverting_device, ext, call)
+
+
+@_update.register
+def _(event: TransferredEvent, call: Call, ext: str, _now: float) -> None:
+    if _is_own(event.transferring_device, ext, call):
+        call.leaving = True
+        call.state = "null"
+
+
+@_update.register
+def _(event: RecordingStateEvent, call: Call, _ext: str, _now: float) -> None:
+    call.recording = event.active
+
+
+def _set_parties(
+    call: Call,
+    event: OriginatedEvent | NetworkReachedEvent | DeliveredEvent | EstablishedEvent | FailedEvent,
+) -> None:
+    call.calling_device = event.calling_device or call.calling_device
+    call.called_device = event.called_device or call.called_device
+
+
+@attrs.frozen(kw_only=True)
+class MadeCall:
+    """The answer to a call that was made.
+
+    Attributes:
+        connection: What commands on the call must name.
+        called: The number, as the MX understood it.
+    """
+
+    connection: ConnectionID
+    called: str
+
+
+# What people write into telephone numbers for the eye.
+_LAYOUT = re.compile(r"[\s().\-/]")
+_NUMBER = re.compile(r"\+?[0-9]+")
+
+
+class Calls:
+    """Call control on behalf of a user.
+
+    Args:
+        link: The server connection.
+        registry: What is known of the calls.
+        restrict: Whether users may act on their own calls alone.
+    """
+
+    def __init__(self, link: ServerLink, registry: CallRegistry, restrict: bool) -> None:
+        self._link = link
+        self._registry = registry
+        self._restrict = restrict
+
+    # --- What is known ------------------------------------------------------------------------
+
+    def of(self, identity: Identity) -> list[Call]:
+        """Give the calls of the user's extension, the oldest first."""
+        return self._registry.calls(identity.ext)
+
+    def observe(self, ext: str, event: CallEvent) -> None:
+        """Take what an event says."""
+        self._registry.observe(ext, event)
+
+    def forget(self, ext: str) -> None:
+        """Forget all calls of an extension."""
+        self._registry.forget(ext)
+
+    def refresh(self, ext: str) -> None:
+        """Ask the MX, in the background, which calls the extension has already."""
+
+        def failed(failure: Failure) -> None:
+            if failure.check(MXError):
+                log.debug("calls of {ext} not read: {error}", ext=ext, error=failure.value)
+            else:
+                log.failure("reading the calls of {ext} failed", failure, ext=ext)
+
+        Deferred.fromCoroutine(self._ask_for_calls(ext)).addErrback(failed)
+
+    async def _ask_for_calls(self, ext: str) -> None:
+        answer = await self._link.request(SnapshotDevice(device=ext))
+        if isinstance(answer, SnapshotDeviceResponse):
+            self._registry.found(ext, ((call.connection, call.state) for call in answer.calls))
+
+    # --- Commands -----------------------------------------------------------------------------
+    # All raise Forbidden (not the user's call), CommandRefused, MXUnavailable, MXTimeout, and
+    # LocalProtocolError for a text that cannot be sent.
+
+    async def make(self, identity: Identity, to: str, calling: str) -> MadeCall:
+        """Make a call.
+
+        Args:
+            identity: Who wants it.
+            to: The number to call.
+            calling: The device to call from; "" for the user's extension.
+        """
+        device = self._calling_device(identity, calling)
+        answer = await self._link.request(MakeCall(calling_device=device, called=to))
+        if not isinstance(answer, MakeCallResponse):
+            raise MXError("the MX answered the call in an unknown way")
+        connection = attrs.evolve(
+            answer.connection, device_id=answer.connection.device_id or identity.ext
+        )
+        self._registry.made(identity.ext, connection)
+        return MadeCall(connection=connection, called=answer.called or to)
+
+    def _calling_device(self, identity: Identity, calling: str) -> str:
+        if not calling or calling == identity.ext:
+            return identity.ext
+        if not self._restrict:
+            return calling
+        number = _LAYOUT.sub("", calling)
+        if number == identity.ext:
+            return number
+        book = self._link.address_book
+        if not book.loaded:
+            raise MXUnavailable("the address book has not been read yet")
+        # What was checked is sent, not what was written.
+        extensions = {_LAYOUT.sub("", entry.ext) for entry in book.entries.values()}
+        if not _NUMBER.fullmatch(number) or number in extensions:
+            raise Forbidden("calls may only be made from the own extension or an outside number")
+        return number
+
+    async def answer(self, identity: Identity, connection: ConnectionID) -> None:
+        """Answer a ringing call."""
+        await self._send(identity, AnswerCall(connection=connection))
+
+    async def hang_up(self, identity: Identity, connection: ConnectionID) -> None:
+        """Leave a call, or reject a ringing one."""
+        await self._send(identity, ClearConnection(connection=connection))
+
+    async def hold(self, identity: Identity, connection: ConnectionID) -> None:
+        """Put a call on hold; take it back if it is held."""
+        call = self._registry.find(identity.ext, connection.call_id)
+        held = call is not None and call.state == "hold"
+        command = RetrieveCall if held else HoldCall
+        await self._send(identity, command(connection=connection))
+
+    async def retrieve(self, identity: Identity, connection: ConnectionID) -> None:
+        """Take a call back from hold."""
+        await self._send(identity, RetrieveCall(connection=connection))
+
+    async def deflect(self, identity: Identity, connection: ConnectionID, to: str) -> None:
+        """Send a ringing call to another number."""
+        await self._send(identity, DeflectCall(connection=connection, destination=to))
+
+    async def park(self, identity: Identity, connection: ConnectionID) -> None:
+        """Park a call."""
+        await self._send(identity, ParkCall(connection=connection))
+
+    async def transfer(self, identity: Identity, connection: ConnectionID, to: str) -> None:
+        """Hand an answered call to another number."""
+        await self._send(identity, SingleStepTransferCall(connection=connection, destination=to))
+
+    async def transfer_consult(
+        self, identity: Identity, held: ConnectionID, active: ConnectionID
+    ) -> None:
+        """Join a held call and an active one, and leave both."""
+        await self._check_own(identity, active)
+        await self._send(identity, TransferCall(connection=held, active=active))
+
+    async def start_recording(self, identity: Identity, connection: ConnectionID) -> None:
+        """Begin to record a call."""
+        await self._send(identity, StartRecording(connection=connection))
+
+    async def stop_recording(self, identity: Identity, connection: ConnectionID) -> None:
+        """End the recording of a call."""
+        await self._send(identity, StopRecording(connection=connection))
+
+    async def _send(self, identity: Identity, command: ConnectionCommand) -> None:
+        if not self._link.up:
+            raise MXUnavailable("the server connection to the MX is down")
+        await self._check_own(identity, command.connection)
+        monitor = self._link.monitors.monitor_of(identity.ext)
+        await self._link.request(command, partial(_confirms, command, monitor))
+
+    async def _check_own(self, identity: Identity, connection: ConnectionID) -> None:
+        if not self._restrict or self._registry.has_part(identity.ext, connection):
+            return
+        # The call may be older than what we know; then the MX knows it.
+        try:
+            await self._ask_for_calls(identity.ext)
+        except CommandRefused as error:
+            log.debug("calls of {ext} not read: {error}", ext=identity.ext, error=error)
+        if not self._registry.has_part(identity.ext, connection):
+            raise Forbidden("this is not a call of your extension")
+
+
+def _confirms(command: ConnectionCommand, monitor: str | None, event: Event) -> bool:
+    """Tell whether an event shows that a command was carried out."""
+    confirmed_by = command.confirmed_by
+    if confirmed_by is None or not isinstance(event, confirmed_by) or event.monitor != monitor:
+        return False
+    if isinstance(event, RecordingStateEvent):
+        started = isinstance(command, StartRecording)
+        if event.active is not started:
+            return False
+    return event.connection.call_id == command.connection.call_id

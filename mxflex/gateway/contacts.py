@@ -1,0 +1,51 @@
+"""The address book as the API shows it: in order, and with servers' misspellings mended."""
+
+from __future__ import annotations
+
+import attrs
+
+from mxflex.errors import MXUnavailable
+from mxflex.mx.addressbook import AddressBook
+from mxflex.wire.messages import AddressBookEntry
+
+# Servers write it so; clients should not have to know.
+_PRESENCE_SPELLINGS = {"NotAvaliable": "NotAvailable"}
+
+
+class Contacts:
+    """Everybody, by extension.
+
+    Args:
+        book: The live address book.
+    """
+
+    def __init__(self, book: AddressBook) -> None:
+        self._book = book
+
+    @property
+    def version(self) -> int:
+        """Changes whenever the list may have changed."""
+        return self._book.version
+
+    def all(self) -> list[AddressBookEntry]:
+        """Give all people by extension: those with numbers first, by value, then the others.
+
+        While the MX is away it is the list as last known.
+
+        Raises:
+            MXUnavailable: The address book has never been read.
+        """
+        if not self._book.loaded:
+            raise MXUnavailable("the address book has not been read yet")
+        return sorted(map(_mended, self._book.entries.values()), key=_by_extension)
+
+
+def _mended(entry: AddressBookEntry) -> AddressBookEntry:
+    spelled = _PRESENCE_SPELLINGS.get(entry.presence)
+    return entry if spelled is None else attrs.evolve(entry, presence=spelled)
+
+
+def _by_extension(entry: AddressBookEntry) -> tuple[bool, int, str, int]:
+    # Only ASCII digits: int() also takes others, and the order must not hang on them.
+    numeric = entry.ext.isascii() and entry.ext.isdigit()
+    return (not numeric, int(entry.ext[:20]) if numeric else 0, entry.ext, entry.jid or 0)

@@ -1,0 +1,89 @@
+"""Failed logins, counted by name and by address, so that passwords cannot be tried at will."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import deque
+
+from mxflex.errors import TooManyRequests
+
+# Names and addresses that are remembered at the most: what an attacker sends must not fill the
+# memory. When it is full the one that failed longest ago goes.
+MAX_KEYS = 20_000
+
+
+class Throttle:
+    """Refuses a login while its name or its address has failed too often lately.
+
+    The time is always an argument, in seconds.
+
+    Args:
+        max_failures: Failures within the window that are still let through.
+        window: Length of the window, in seconds.
+    """
+
+    def __init__(self, max_failures: int, window: float) -> None:
+        self._max_failures = max_failures
+        self._window = window
+        # Ordered by the latest failure, the oldest first; only failures within the window count.
+        self._failures: dict[tuple[str, str], deque[float]] = {}
+
+    def check(self, login: str, address: str, now: float) -> None:
+        """Let a login try, or not.
+
+        Raises:
+            TooManyRequests: Too many failures; says after how many seconds it is worth trying.
+        """
+        wait = max(self._wait(key, now) for key in _keys(login, address))
+        if wait > 0:
+            raise TooManyRequests("too many failed logins, try again later", wait)
+
+    def failed(self, login: str, address: str, now: float) -> None:
+        """Count a login that the MX refused."""
+        for key in _keys(login, address):
+            times = self._failures.pop(key, None) or deque(maxlen=self._max_failures)
+            times.append(now)
+            self._failures[key] = times
+        self._forget_old(now)
+
+    def succeeded(self, login: str) -> None:
+        """Forget the failures of a name: whoever knows the password may have mistyped it.
+
+        Those of the address stay; or else a good login now and then would let bad ones go on.
+        """
+        self._failures.pop(_login_key(login), None)
+
+    def _wait(self, key: tuple[str, str], now: float) -> float:
+        times = self._failures.get(key)
+        if times is None or len(times) < self._max_failures:
+            return 0.0
+        return max(0.0, times[0] + self._window - now)
+
+    def _forget_old(self, now: float) -> None:
+        while self._failures:
+            key, times = next(iter(self._failures.items()))
+            if times[-1] + self._window > now and len(self._failures) <= MAX_KEYS:
+                return
+            del self._failures[key]
+
+
+def _login_key(login: str) -> tuple[str, str]:
+    # The MX may not tell `Anna` from `anna`; an attacker must not gain by spelling.
+    return ("login", login.casefold())
+
+
+def _keys(login: str, address: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (_login_key(login), ("address", _network(address)))
+
+
+def _network(address: str) -> str:
+    """Give what one attacker can hold: an IPv4 address, or a /64 of IPv6."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)

@@ -1,0 +1,102 @@
+"""Tokens: JSON Web Tokens that say who a request speaks for.
+
+Source: owner's description, "Authorization of the user"; RFC 7519; docs/api.md, "Tokens".
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import attrs
+import jwt
+
+from mxflex.errors import InvalidToken
+
+ALGORITHM = "HS256"
+KEY_BYTES = 64
+# `iat` lies this far in the past, so that a client whose clock is slow does not take the token for
+# one from the future. In the owner's example exp - iat is 3610.
+CLOCK_SKEW_SECONDS = 10
+
+
+@attrs.frozen(kw_only=True)
+class Identity:
+    """Whom a token speaks for.
+
+    Attributes:
+        mx: Serial number of the MX.
+        ext: The person's extension.
+        jid: The person's user id, over 2**53.
+        expires_at: When the token ends, in seconds since the epoch.
+    """
+
+    mx: str
+    ext: str
+    jid: int
+    expires_at: int
+
+
+class Tokens:
+    """Issues and checks tokens. The time is always an argument, in seconds since the epoch.
+
+    Args:
+        lifetime: Seconds that a token lasts.
+        key: The secret that signs; None makes a random one, so that tokens end with the process.
+    """
+
+    def __init__(self, lifetime: int, key: bytes | None = None) -> None:
+        self.lifetime = lifetime
+        self._key = key or secrets.token_bytes(KEY_BYTES)
+
+    def issue(self, *, mx: str, ext: str, jid: int, now: float) -> tuple[str, Identity]:
+        """Make a token and say what it stands for."""
+        identity = Identity(mx=mx, ext=ext, jid=jid, expires_at=int(now) + self.lifetime)
+        claims = {
+            "mx": mx,
+            "ext": ext,
+            # RFC 7519 wants text here, the owner's clients read a number.
+            "sub": jid,
+            "iat": int(now) - CLOCK_SKEW_SECONDS,
+            "exp": identity.expires_at,
+        }
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM), identity
+
+    def verify(self, token: str, now: float) -> Identity:
+        """Give whom a token speaks for.
+
+        Raises:
+            InvalidToken: Malformed, signed otherwise, of another algorithm, without its claims, or
+                past its end.
+        """
+        try:
+            claims = jwt.decode(
+                token,
+                self._key,
+                algorithms=[ALGORITHM],
+                options={
+                    "require": ["mx", "ext", "sub", "iat", "exp"],
+                    # PyJWT would compare with a clock of its own, and refuse a numeric `sub`.
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_sub": False,
+                },
+            )
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise InvalidToken("the access token is not valid") from error
+        if not _has_the_right_types(claims):
+            raise InvalidToken("the access token is not valid")
+        if now >= claims["exp"]:
+            raise InvalidToken("the access token has expired")
+        return Identity(
+            mx=claims["mx"], ext=claims["ext"], jid=claims["sub"], expires_at=claims["exp"]
+        )
+
+
+def _has_the_right_types(claims: dict[str, Any]) -> bool:
+    numbers = (claims["sub"], claims["iat"], claims["exp"])
+    return (
+        all(type(number) is int for number in numbers)
+        and isinstance(claims["mx"], str)
+        and isinstance(claims["ext"], str)
+    )
