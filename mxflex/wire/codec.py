@@ -196,14 +196,11 @@ class Device:
         outer = element.child(self.name)
         if outer is None:
             return ""
-        identifier = outer.child("deviceIdentifier")
-        if identifier is not None:
-            return identifier.text.strip()
+        number = Text("deviceIdentifier").read(outer)
         party = outer.child("party")
-        address = party.child("addr") if party is not None else None
-        if address is not None:
-            return address.text.strip()
-        return outer.text.strip()
+        if not number and party is not None:
+            number = Text("addr").read(party)
+        return number or outer.text.strip()
 
     def write(self, value: str) -> str:
         if not value:

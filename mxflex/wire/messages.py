@@ -166,6 +166,9 @@ class UnknownEvent(Event):
     def from_element(cls, element: Element) -> UnknownEvent:
         return cls(name=element.name)
 
+    def to_text(self) -> str:
+        return f"<{self.name}/>"
+
 
 @attrs.frozen(kw_only=True)
 class UnknownCommand(Command):
@@ -176,6 +179,9 @@ class UnknownCommand(Command):
     @classmethod
     def from_element(cls, element: Element) -> UnknownCommand:
         return cls(name=element.name)
+
+    def to_text(self) -> str:
+        return f"<{self.name}/>"
 
 
 @_event("CSTAErrorCode", "errorResponse")
@@ -195,11 +201,11 @@ class CSTAError(Reply, Event):
 
     @classmethod
     def from_element(cls, element: Element) -> CSTAError:
-        if element.children:
+        text = element.attribute("Error")
+        if not text and element.children:
             first = element.children[0]
             return cls(text=first.text.strip() or first.name, category=first.name)
-        text = element.attribute("Error") or element.text.strip()
-        return cls(text=text or "refused without a reason")
+        return cls(text=text or element.text.strip() or "refused without a reason")
 
     def to_text(self) -> str:
         name = self.category or "unspecified"
@@ -299,6 +305,7 @@ class Logout(Command):
     """Ends the session; the MX answers `Logout`, or just closes."""
 
 
+@_reply("Logout")
 @_event("Logout")
 @attrs.frozen(kw_only=True)
 class LoggedOut(Reply, Event):
