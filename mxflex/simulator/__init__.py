@@ -1,0 +1,19 @@
+"""A telephone server to talk to: plays an MX for the tests, for `--demo` and for `twistd mxsim`.
+
+It sees `mxflex.wire` and `mxflex.errors` alone: it shares the messages with the client, and none of
+the client's logic, so a misunderstanding on one side cannot hide on the other.
+
+    company.py      who works there: users, services, outside numbers, and the ids of the MX
+    behaviour.py    how this MX behaves where real ones differ: the switches
+    switchboard.py  the call model: operations in, events for each device out; pure
+    faults.py       how it misbehaves when a test wants it to
+    rendering.py    message to XML text, in the spelling that the switches choose
+    certificate.py  a certificate of its own making, and TLS contexts
+    session.py      one connection: login, rights, commands
+    server.py       `SimulatedMX`: listens, joins sessions and switchboard, serves the tests
+    scenario.py     YAML to company, switches and scripts; runs the scripts
+    demo.py         the built-in scenario
+    tap.py          `twistd mxsim`, and the simulator inside `twistd mxflex --demo`
+
+Begin with `server.SimulatedMX`. `docs/simulator.md` is the manual.
+"""
