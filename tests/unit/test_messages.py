@@ -566,6 +566,9 @@ def test_ways_to_write_a_call_id(call_id: str, expected: int | str) -> None:
         ("<callTypeFlags>-1</callTypeFlags>", -1),
         ("<callTypeFlags> 7\n</callTypeFlags>", 7),
         ("<callTypeFlags>4294967296</callTypeFlags>", 2**32),
+        ("<callTypeFlags>-9223372036854775808</callTypeFlags>", -(2**63)),
+        ("<callTypeFlags>-9223372036854775809</callTypeFlags>", None),
+        ("<callTypeFlags>18446744073709551615</callTypeFlags>", 2**64 - 1),
         ("<callTypeFlags>18446744073709551616</callTypeFlags>", None),
         ("<callTypeFlags>" + "9" * 5000 + "</callTypeFlags>", None),
         ("<callTypeFlags>0x2300000</callTypeFlags>", None),
@@ -722,18 +725,18 @@ def test_booleans(text: str | None, value: bool) -> None:
     assert to_bool(text) is value
 
 
-@given(st.text())
+@given(st.one_of(st.text(), st.integers().map(str), st.integers(-(2**66), 2**66).map(str)))
 def test_numbers_are_safe(text: str) -> None:
-    """Any text is a number of at most 64 bits or None."""
+    """Any text is a number of 64 bits, signed or unsigned, or None."""
     number = to_int(text)
-    assert number is None or abs(number) < 2**64
+    assert number is None or -(2**63) <= number < 2**64
 
 
 # --- Properties of every class --------------------------------------------------------------------
 
 SENDABLE = st.text(st.characters(codec="utf-8")).filter(is_sendable)
 STRIPPED = SENDABLE.map(str.strip)
-INTEGERS = st.integers(-(2**64) + 1, 2**64 - 1)
+INTEGERS = st.integers(-(2**63), 2**64 - 1)
 COMMAND_NAMES = {name for name, *_ in messages.COMMANDS}
 XML_NAMES = st.from_regex(r"[A-Z][A-Za-z0-9]{0,12}", fullmatch=True)
 CALL_IDS = st.one_of(
