@@ -1,0 +1,64 @@
+# make demo   a running MXFlex with a simulated MX; needs git, make and python3 with venv only
+# make test   everything that has to be right before a change goes in
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The tests and the program say themselves what they need; nothing from outside should interfere.
+unexport PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format dist clean
+
+help:
+	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
+	@echo "make test     lint, types and all tests"
+	@echo "make lint     ruff and mypy"
+	@echo "make format   let ruff format the code"
+	@echo "make dist     build the wheel and the source archive into dist/"
+	@echo "make clean    remove what the other targets have made"
+	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
+
+# Each stamp is made anew when what is to be installed has changed, so a second run costs nothing.
+$(VENV)/.stamp-venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MXFlex needs Python 3.11 or newer; name one: make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-run: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/.stamp-run
+
+demo: $(VENV)/.stamp-run
+	$(BIN)/twistd --nodaemon --pidfile= mxflex --demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# A leftover build/ would put deleted modules back into the wheel.
+dist: $(VENV)/.stamp-test
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' > /dev/null
+	rm -rf build
+	@ls dist
+
+clean:
+	rm -rf $(VENV) build dist mxflex.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f twisted/plugins/dropin.cache
+	find mxflex tests twisted -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,95 @@
+"""`twistd mxflex`: the command line, and the only import of the global reactor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python import usage
+
+from mxflex import config, logs
+from mxflex.errors import ConfigError
+
+DEFAULT_CONFIG = "mxflex.yaml"
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def coerce(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return text
+
+    return coerce
+
+
+class Options(usage.Options):
+    """The options of `twistd mxflex`."""
+
+    synopsis = "[--config FILE | --demo] [--log-format text|json] [--log-level LEVEL]"
+    longdesc = (
+        "Serves logins, call events, contacts and call control of a Zultys MX to web applications."
+        " mxflex.yaml.sample shows what can be configured."
+    )
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["demo", None, "Play the MX as well, with a small company that calls; no file is needed."],
+    ]
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["config", None, None, f"The configuration, YAML or JSON. [default: {DEFAULT_CONFIG}]"],
+        [
+            "log-format",
+            None,
+            None,
+            "Log lines as text or json. [default: text]",
+            _one_of(*logs.FORMATS),
+        ],
+        [
+            "log-level",
+            None,
+            None,
+            f"The lowest level to log: {', '.join(logs.LEVELS)}. [default: info]",
+            _one_of(*logs.LEVELS),
+        ],
+    ]
+
+    def postOptions(self) -> None:
+        """Refuse a file that `--demo` would not read."""
+        if self["demo"] and self["config"] is not None:
+            raise usage.UsageError("--demo reads no configuration; leave out --config")
+
+
+def makeService(options: Options) -> IService:
+    """Build the daemon.
+
+    Raises:
+        SystemExit: The configuration has a mistake; its text is the one line that says which.
+    """
+    # Not above: --help needs no reactor, and no other module may import the global one.
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    try:
+        daemon, secrets = (_demo if options["demo"] else _configured)(options, reactor)
+    except ConfigError as error:
+        raise SystemExit(str(error)) from error
+    command: Any = options.parent or {}
+    threshold = options["log-level"] or getattr(command.get("logLevel"), "name", "info")
+    log_format = options["log-format"] or command.get("logFormat", "text")
+    lines = logs.line_format(log_format, logs.Masker(secrets), threshold)
+    return logs.install(daemon, options.parent, lines, cast("IReactorFromThreads", reactor))
+
+
+def _demo(_options: Options, reactor: Any) -> tuple[IService, list[str]]:
+    from mxflex import service  # noqa: PLC0415 - see _configured
+
+    return service.build_demo(reactor), []
+
+
+def _configured(options: Options, reactor: Any) -> tuple[IService, list[str]]:
+    settings = config.load_file(options["config"] or DEFAULT_CONFIG, os.environ)
+    secrets = [settings.mx.password, (settings.token.key or b"").decode()]
+    # The web framework takes a while to import, which --help and mistakes need not wait for.
+    from mxflex import service  # noqa: PLC0415
+
+    return service.build(settings, reactor), secrets

@@ -1,0 +1,1 @@
+"""The whole program, as its users install and run it."""
