@@ -63,9 +63,6 @@ class FrameDecoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        # Frames before this offset are already given out. Deleting them one by one would move the
-        # rest of the buffer for each frame; they are dropped together once no whole frame is left.
-        self._start = 0
 
     def receive_data(self, data: bytes) -> None:
         """Take the next bytes of the stream, any number of them."""
@@ -78,19 +75,16 @@ class FrameDecoder:
             RemoteProtocolError: The header is impossible, so the frame boundary is lost. The
                 decoder stays at that header: every later call raises again.
         """
-        available = len(self._buffer) - self._start
-        if available >= HEADER_BYTES:
-            kind, length, digits = _HEADER.unpack_from(self._buffer, self._start)
-            if length < HEADER_BYTES:
-                raise RemoteProtocolError(f"frame length {length} is shorter than its header")
-            if not digits.isdigit():
-                raise RemoteProtocolError(f"invoke id {digits!r} is not four digits")
-            if available >= length:
-                end = self._start + length
-                body = bytes(self._buffer[self._start + HEADER_BYTES : end])
-                self._start = end
-                return Frame(int(digits), body, kind)
-        if self._start:
-            del self._buffer[: self._start]
-            self._start = 0
-        return None
+        if len(self._buffer) < HEADER_BYTES:
+            return None
+        kind, length, digits = _HEADER.unpack_from(self._buffer)
+        if length < HEADER_BYTES:
+            raise RemoteProtocolError(f"frame length {length} is shorter than its header")
+        if not digits.isdigit():
+            raise RemoteProtocolError(f"invoke id {digits!r} is not four digits")
+        if len(self._buffer) < length:
+            return None
+        body = bytes(self._buffer[HEADER_BYTES:length])
+        # A bytearray gives up its front without moving the rest, so this is linear.
+        del self._buffer[:length]
+        return Frame(int(digits), body, kind)
