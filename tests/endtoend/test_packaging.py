@@ -1,0 +1,206 @@
+"""The wheel, the source archive and the editable install, each in an environment of its own.
+
+The environments borrow the libraries of the one that runs the tests, so nothing is fetched. MXFlex
+itself comes from what was built: python runs isolated (`-I`), so it sees neither the checkout nor
+`PYTHONPATH`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mxflex
+
+ROOT = Path(__file__).parents[2]
+VERSION = mxflex.__version__
+TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
+
+
+def run(*arguments, cwd=None):
+    """Run a command that must succeed, and give what it wrote."""
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+class Environment:
+    """A virtual environment without MXFlex, beside the libraries of the outer one."""
+
+    def __init__(self, folder):
+        venv.create(folder, with_pip=False, symlinks=True)
+        self.folder = folder
+        self.python = folder / "bin" / "python"
+        paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        site = run(self.python, "-Ic", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        self.site = Path(site.strip())
+        # Files named *.pth in the folders that this one names are not read, so an editable install
+        # of MXFlex in the outer environment stays out of sight.
+        (self.site / "outer.pth").write_text("\n".join(sorted(paths)), encoding="utf-8")
+
+    def pip(self, *arguments):
+        """Run the outer pip for this environment, without a network."""
+        return run(sys.executable, "-m", "pip", "--python", self.python, *arguments)
+
+    def install(self, *what):
+        """Install without dependencies: they are there."""
+        # Forced, because MXFlex may be visible in the outer environment under the same version.
+        self.pip("install", "--no-index", "--no-deps", "--force-reinstall", *what)
+
+    def twistd(self, *arguments):
+        """Run twistd in an empty folder."""
+        empty = self.folder / "empty"
+        empty.mkdir(exist_ok=True)
+        return run(self.python, "-Ic", TWISTD, *arguments, cwd=empty)
+
+    def imported(self, name):
+        """Give the folder that a module comes from."""
+        code = f"import {name}; print({name}.__file__)"
+        return Path(run(self.python, "-Ic", code, cwd=self.folder).strip()).parent
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the source, so that building leaves nothing behind in the real one."""
+    folder = tmp_path_factory.mktemp("source") / "mxflex"
+    left_out = shutil.ignore_patterns(
+        ".*", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
+    )
+    shutil.copytree(ROOT, folder, ignore=left_out)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sdist(checkout, tmp_path_factory):
+    """The source archive."""
+    folder = tmp_path_factory.mktemp("sdist")
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    run(sys.executable, "-c", code, cwd=checkout)
+    return folder / f"mxflex-{VERSION}.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    """The wheel, built from the source archive: what that lacks is missing here too."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+    run(sys.executable, "-c", code, cwd=folder / f"mxflex-{VERSION}")
+    return folder / f"mxflex-{VERSION}-py3-none-any.whl"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """An environment with the wheel installed."""
+    environment = Environment(tmp_path_factory.mktemp("wheel-environment"))
+    environment.install(wheel)
+    return environment
+
+
+@pytest.fixture(scope="module")
+def editable(checkout, tmp_path_factory):
+    """An environment with the checkout installed as editable."""
+    environment = Environment(tmp_path_factory.mktemp("editable-environment"))
+    environment.install("--no-build-isolation", "--editable", checkout)
+    return environment
+
+
+def files_below(folder, pattern="*"):
+    """Give the paths of all files below a folder of the checkout."""
+    below = (path for path in (ROOT / folder).rglob(pattern) if path.is_file())
+    return {
+        str(path.relative_to(ROOT))
+        for path in below
+        if "__pycache__" not in path.parts and path.name != "dropin.cache"
+    }
+
+
+def test_wheel_holds_what_it_should(wheel):
+    """Every module, the page and the sample are in the wheel, and nothing of Twisted's."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    data = f"mxflex-{VERSION}.data/data/share/mxflex/"
+    assert names == (
+        files_below("mxflex", "*.py")
+        | {"twisted/plugins/mxflex_plugin.py"}
+        | {f"{data}mxflex.yaml.sample"}
+        | {data + name for name in files_below("html")}
+    )
+
+
+def test_sdist_holds_what_it_should(sdist):
+    """The source archive has all that `make test` and `make demo` need."""
+    with tarfile.open(sdist) as archive:
+        top = f"mxflex-{VERSION}/"
+        names = {name.removeprefix(top) for name in archive.getnames()}
+    wanted = {"Makefile", "LICENSE", "MANIFEST.in", "mxflex.yaml.sample", "pyproject.toml"}
+    for folder in ("mxflex", "twisted", "tests", "html", "contrib"):
+        wanted |= files_below(folder)
+    assert wanted - names == set()
+
+
+def test_nothing_takes_the_place_of_twisted():
+    """Beside the plugin there is no package marker; one would break every twistd."""
+    assert not (ROOT / "twisted" / "__init__.py").exists()
+    assert not (ROOT / "twisted" / "plugins" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("command", ["mxflex", "mxsim"])
+@pytest.mark.parametrize("kind", ["installed", "editable"])
+def test_twistd_knows_the_commands(command, kind, request):
+    """Both commands work in any folder, from the wheel and from an editable install."""
+    environment = request.getfixturevalue(kind)
+    home = environment.site if kind == "installed" else request.getfixturevalue("checkout")
+    assert environment.imported("mxflex") == home / "mxflex"
+    assert f"  {command} " in environment.twistd("--help")
+    assert "--help" in environment.twistd(command, "--help")
+
+
+def test_files_travel_with_the_wheel(installed):
+    """The page and the sample lie under share/mxflex, as they are in the checkout."""
+    share = installed.folder / "share" / "mxflex"
+    sample = "mxflex.yaml.sample"
+    assert (share / sample).read_bytes() == (ROOT / sample).read_bytes()
+    for name in files_below("html"):
+        assert (share / name).read_bytes() == (ROOT / name).read_bytes()
+    assert (share / "html" / "index.html").is_file()
+
+
+def test_other_commands_are_left_alone(installed):
+    """Another twistd command works, and imports nothing of MXFlex."""
+    code = (
+        "import atexit, sys; sys.argv = ['twistd', 'web', '--help'];"
+        "atexit.register(lambda: print('imported:', *(m for m in sys.modules if 'mxflex.' in m)));"
+        "from twisted.scripts.twistd import run; run()"
+    )
+    output = run(installed.python, "-Ic", code, cwd=installed.folder)
+    assert "--listen" in output
+    assert output.rstrip().endswith("imported:")
+
+
+def test_uninstalling_leaves_twisted_whole(wheel, tmp_path):
+    """After MXFlex is gone, twistd works and knows it no more."""
+    environment = Environment(tmp_path)
+    environment.install(wheel)
+    assert "  mxflex " in environment.twistd("--help")
+    environment.pip("uninstall", "--yes", "mxflex")
+    help_text = environment.twistd("--help")
+    assert "  mxflex " not in help_text
+    assert "  web " in help_text
+    assert not list(environment.site.glob("twisted/plugins/mxflex*"))
