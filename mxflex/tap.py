@@ -81,9 +81,9 @@ def makeService(options: Options) -> IService:
 
 
 def _demo(_options: Options, reactor: Any) -> tuple[IService, list[str]]:
-    from mxflex import service  # noqa: PLC0415 - see _configured
+    from mxflex import demo  # noqa: PLC0415 - see _configured
 
-    return service.build_demo(reactor), []
+    return demo.build(reactor, os.environ), []
 
 
 def _configured(options: Options, reactor: Any) -> tuple[IService, list[str]]:

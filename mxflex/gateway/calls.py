@@ -226,30 +226,27 @@ def _(event: ServiceInitiatedEvent, call: Call, _ext: str, _now: float) -> None:
 
 
 @_update.register
-def _(event: OriginatedEvent, call: Call, _ext: str, _now: float) -> None:
+def _(event: OriginatedEvent, call: Call, ext: str, _now: float) -> None:
     call.direction = call.direction or OUTGOING
-    _set_parties(call, event)
+    _set_parties(call, ext, event)
     call.state = _state(event.local_connection_info, "connected")
 
 
 @_update.register
-def _(event: NetworkReachedEvent, call: Call, _ext: str, _now: float) -> None:
-    _set_parties(call, event)
+def _(event: NetworkReachedEvent, call: Call, ext: str, _now: float) -> None:
+    _set_parties(call, ext, event)
 
 
 @_update.register
 def _(event: DeliveredEvent, call: Call, ext: str, _now: float) -> None:
-    _set_parties(call, event)
+    _set_parties(call, ext, event)
     call.calling_display_name = event.calling_display_name or call.calling_display_name
-    if not call.direction:
-        outgoing = event.calling_device == ext and event.alerting_device != ext
-        call.direction = OUTGOING if outgoing else INCOMING
     call.state = _state(event.local_connection_info, "alerting")
 
 
 @_update.register
-def _(event: EstablishedEvent, call: Call, _ext: str, now: float) -> None:
-    _set_parties(call, event)
+def _(event: EstablishedEvent, call: Call, ext: str, now: float) -> None:
+    _set_parties(call, ext, event)
     call.calling_display_name = event.calling_display_name or call.calling_display_name
     call.answering_device = event.answering_device or call.answering_device
     call.answering_display_name = event.answering_display_name or call.answering_display_name
@@ -271,8 +268,8 @@ def _(event: RetrievedEvent, call: Call, ext: str, _now: float) -> None:
 
 
 @_update.register
-def _(event: FailedEvent, call: Call, _ext: str, _now: float) -> None:
-    _set_parties(call, event)
+def _(event: FailedEvent, call: Call, ext: str, _now: float) -> None:
+    _set_parties(call, ext, event)
     call.state = "fail"
 
 
@@ -296,8 +293,11 @@ def _(event: RecordingStateEvent, call: Call, _ext: str, _now: float) -> None:
 
 def _set_parties(
     call: Call,
+    ext: str,
     event: OriginatedEvent | NetworkReachedEvent | DeliveredEvent | EstablishedEvent | FailedEvent,
 ) -> None:
+    if not call.direction and event.calling_device:
+        call.direction = OUTGOING if event.calling_device == ext else INCOMING
     call.calling_device = event.calling_device or call.calling_device
     call.called_device = event.called_device or call.called_device
 

@@ -21,6 +21,7 @@ from mxflex.wire.xmltext import Element, escape_attribute, escape_text
 
 # 64-bit identifiers have at most 20 digits. Longer runs of digits stay text.
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
+_MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 
 
@@ -32,7 +33,7 @@ def to_int(text: str | None) -> int | None:
     if not _INTEGER.fullmatch(text):
         return None
     value = int(text)
-    return value if abs(value) <= _MAX_INTEGER else None
+    return value if _MIN_INTEGER <= value <= _MAX_INTEGER else None
 
 
 def to_bool(text: str | None) -> bool:

@@ -1,0 +1,108 @@
+"""`twistd mxflex --demo`: the daemon and a simulated MX in one process, ready to try."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+
+from mxflex import service
+from mxflex.config import Config, load
+from mxflex.mx.link import ServerLink
+from mxflex.mx.tls import ANY
+from mxflex.simulator.company import User
+from mxflex.simulator.tap import SimulatorService, demo_service, describe
+from mxflex.wire.messages import CallEvent
+
+# Where an installed MXFlex keeps its pages, for a demo in a folder without any.
+INSTALLED_HTML = Path(sys.prefix, "share", "mxflex", "html")
+
+
+def build(reactor: IReactorTime, environ: Mapping[str, str]) -> MultiService:
+    """Make the daemon with its own MX; not yet started.
+
+    The environment may change what a configuration could (`MXFLEX_HOST=localhost:9000`).
+
+    Raises:
+        ConfigError: An environment variable is wrong, or no port can be had for the MX.
+    """
+    simulator = demo_service(reactor)
+    config = _config(simulator, environ)
+    daemon = service.build(config, reactor)
+    link = daemon.getServiceNamed(ServerLink.name)
+    link.listen(_Welcome(config, simulator))
+    demo = _InTurn()
+    simulator.setServiceParent(demo)
+    daemon.setServiceParent(demo)
+    return demo
+
+
+def _config(simulator: SimulatorService, environ: Mapping[str, str]) -> Config:
+    account = simulator.scenario.account
+    settings: dict[str, object] = {
+        "mx": {
+            "addr": f"{simulator.host}:{simulator.port}",
+            "login": account.login,
+            "password": account.password,
+            "verify": ANY,
+        }
+    }
+    if not Path("html").is_dir() and INSTALLED_HTML.is_dir():
+        settings["html"] = str(INSTALLED_HTML)
+    return load(json.dumps(settings), "--demo", environ)
+
+
+class _InTurn(MultiService):
+    """Stops its children one after the other: the daemon takes its leave from an MX that lives."""
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for child in reversed(list(self)):
+            await maybeDeferred(child.stopService)
+
+
+class _Welcome:
+    """Says where to go and what to try, once (see `mxflex.mx.link.LinkListener`)."""
+
+    def __init__(self, config: Config, simulator: SimulatorService) -> None:
+        self._url = f"http://{config.host}:{config.port}"
+        self._users = simulator.scenario.users
+        self._said = False
+
+    def link_up(self) -> None:
+        if not self._said:
+            self._said = True
+            # Not through the log, which masks what looks like a token, and has lines of its own.
+            print(_welcome(self._url, self._users), file=sys.__stdout__, flush=True)
+
+    def link_down(self) -> None:
+        """Wait for the next time."""
+
+    def call_event(self, ext: str, event: CallEvent) -> None:
+        """Leave calls to the streams."""
+
+
+def _welcome(url: str, users: tuple[User, ...]) -> str:
+    user = users[0]
+    logins = "\n".join(f"    {describe(each)}" for each in users)
+    return f"""
+MXFlex runs at {url} with a simulated MX, whose telephones keep ringing.
+
+Logins (name / password):
+{logins}
+
+Watch the calls of {user.name} (extension {user.ext}); paste this into another terminal:
+
+    curl -N -H "Authorization: Bearer $(curl -s {url}/api/login \\
+        -d login={user.login} -d password={user.password} | cut -d'"' -f8)" {url}/api/events
+
+Ctrl-C ends it.
+"""

@@ -1,0 +1,159 @@
+"""The composition root: a configuration becomes the tree of services that is the daemon."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from OpenSSL import SSL
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from mxflex.config import Config, MXSettings
+from mxflex.errors import ConfigError
+from mxflex.gateway.calls import CallRegistry, Calls
+from mxflex.gateway.contacts import Contacts
+from mxflex.gateway.hub import Hub
+from mxflex.gateway.login import Logins
+from mxflex.gateway.relay import Relay
+from mxflex.gateway.sessions import Sessions
+from mxflex.gateway.throttle import Throttle
+from mxflex.gateway.tokens import Tokens
+from mxflex.mx.link import ServerLink
+from mxflex.mx.session import Dialer
+from mxflex.mx.tls import PeerPolicy
+from mxflex.mx.verify import LoginCheck
+from mxflex.web.app import Api
+from mxflex.web.eventjson import encode_call_event, encode_gap
+from mxflex.web.eventstream import EventStreams, encode_sse
+from mxflex.web.site import CrossOrigin, MXFlexSite, Root
+from mxflex.web.static import StaticFiles
+
+log = Logger()
+
+
+def build(config: Config, reactor: IReactorTime) -> MultiService:
+    """Make the daemon, not yet started.
+
+    When it stops, its children stop from the last to the first: no new requests, then the streams
+    end, then the link takes its leave from the MX.
+
+    Raises:
+        ConfigError: A value is of the right form but cannot be used: a CA file without
+            certificates, an endpoint that Twisted does not know.
+    """
+    clock = reactor.seconds
+    dialer = _dialer(config.mx, reactor)
+    link = ServerLink(reactor, dialer, config.mx.login, config.mx.password)
+    hub = Hub(clock, encode_sse, encode_gap, config.events.history)
+    calls = Calls(link, CallRegistry(clock), config.calls.restrict)
+    link.listen(Relay(clock, hub, calls, link.monitors, encode_call_event))
+    sessions = Sessions(reactor, link.monitors, hub, calls)
+    streams = EventStreams(reactor, sessions, config.events.heartbeat, config.events.max_unsent)
+    logins = Logins(
+        clock,
+        LoginCheck(dialer, config.login.parallel, config.login.queue),
+        Throttle(config.login.max_failures, config.login.window),
+        Tokens(config.token.lifetime, config.token.key),
+        sessions,
+    )
+    api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).app.resource()
+    if not Path(config.html).is_dir():
+        log.warn("there is no folder {html}: no static files", html=config.html)
+    root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))
+    site = MXFlexSite(root, reactor, config.proxies)
+
+    daemon = MultiService()
+    daemon.setName("mxflex")
+    link.setServiceParent(daemon)
+    streams.setServiceParent(daemon)
+    for description in config.listen or _endpoints(config.host, config.port):
+        _Listener(reactor, description, site).setServiceParent(daemon)
+    return daemon
+
+
+def _dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:
+    try:
+        policy = PeerPolicy(
+            mx.host, mx.verify, mx.fingerprint, mx.tls_minimum, mx.tls_security_level
+        )
+    except SSL.Error as error:
+        raise ConfigError(mx.verify, "mx.verify", "expected CA certificates in PEM form") from error
+    # Whoever accepts any certificate by default has not decided to show passwords to anybody.
+    meant = mx.verify_chosen or not policy.trusts_anybody
+    return Dialer(
+        reactor=reactor,
+        host=mx.host,
+        port=mx.port,
+        policy=policy,
+        timeout=mx.timeout,
+        keepalive=mx.keepalive,
+        clear_password=mx.clear_password and meant,
+    )
+
+
+def _endpoints(host: str, port: int) -> Iterator[str]:
+    """Give the endpoints that a host stands for: itself, or every interface for a name."""
+    if host == "localhost":
+        yield f"tcp:{port}:interface=127.0.0.1"
+        if _has_ipv6():
+            yield f"tcp6:{port}:interface={quoteStringArgument('::1')}"
+    elif ":" in host:
+        yield f"tcp6:{port}:interface={quoteStringArgument(host)}"
+    elif host.replace(".", "").isdigit():
+        yield f"tcp:{port}:interface={host}"
+    elif _has_ipv6():
+        # Linux lets IPv4 clients in here, too.
+        yield f"tcp6:{port}:interface={quoteStringArgument('::')}"
+    else:
+        yield f"tcp:{port}"
+
+
+def _has_ipv6() -> bool:
+    """Tell whether this machine has IPv6 at all: containers often lack it."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+class _Listener(StreamServerEndpointService):
+    """A listening port; the daemon does not start without it."""
+
+    def __init__(self, reactor: IReactorTime, description: str, site: MXFlexSite) -> None:
+        try:
+            endpoint = serverFromString(reactor, description)
+        except (ValueError, TypeError, KeyError) as error:
+            expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
+            raise ConfigError("", "listen", expected) from error
+        super().__init__(endpoint, site)
+        self._description = description
+
+    def privilegedStartService(self) -> None:
+        """Open the port, before privileges are dropped.
+
+        Raises:
+            SystemExit: The port cannot be had; one line says which and why.
+        """
+        opening: Deferred[object] = self.endpoint.listen(self.factory)
+        self._waitingForPort = opening
+        opening.addCallbacks(self._opened, self._not_opened)
+
+    def _opened(self, port: object) -> object:
+        log.info("listening on {endpoint}", endpoint=self._description)
+        return port
+
+    def _not_opened(self, failure: Failure) -> NoReturn:
+        failure.trap(CannotListenError)
+        raise SystemExit(f"{self._description}: {failure.getErrorMessage()}")

@@ -1,0 +1,66 @@
+"""Who asks: the token, wherever it stands, and the address behind reverse proxies."""
+
+from __future__ import annotations
+
+import ipaddress
+from ipaddress import IPv4Network, IPv6Network
+
+from twisted.web.http import Request
+
+from mxflex.errors import Unauthorized
+from mxflex.web.fields import has_body, read_body, read_query
+
+_SCHEME = "bearer"
+
+
+def find_token(request: Request) -> str:
+    """Give the access token: from the header, else the body, else the URL.
+
+    Source: docs/api.md, "Tokens"; RFC 6750, 2.
+
+    Raises:
+        Unauthorized: There is none.
+        BadRequest, UnsupportedType: The body or the query, where it had to be sought, is malformed.
+    """
+    header = request.getHeader("authorization") or ""
+    scheme, _, credentials = header.partition(" ")
+    if scheme.lower() == _SCHEME and credentials.strip():
+        return credentials.strip()
+    token = read_body(request).text("access_token") if has_body(request) else None
+    token = token or read_query(request).text("access_token")
+    if not token:
+        raise Unauthorized("access token required")
+    return token
+
+
+def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    """Give the address of the client, as far as it can be believed.
+
+    A peer that is no configured proxy is the client. What a proxy says in `X-Forwarded-For` is
+    believed from the right: the first address from there that is no proxy of ours.
+    """
+    peer = request.getClientAddress()
+    address = str(getattr(peer, "host", "")) or "local"
+    if not _is_proxy(address, proxies):
+        return address
+    forwarded = ",".join(request.requestHeaders.getRawHeaders("x-forwarded-for") or [])
+    for hop in reversed([each.strip() for each in forwarded.split(",")]):
+        if _parse(hop) is None:
+            break
+        address = hop
+        if not _is_proxy(address, proxies):
+            break
+    return address
+
+
+def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def _is_proxy(address: str, proxies: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    ip = _parse(address)
+    return ip is not None and any(ip in network for network in proxies)

@@ -1,0 +1,229 @@
+"""The routes of the API: each reads a request, calls the gateway, and renders the answer.
+
+Source: docs/api.md has every route, field and error.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from klein import Klein
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.iweb import IRequest
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.http import parse_accept_header
+
+from mxflex.errors import NotAcceptable
+from mxflex.gateway.calls import Calls
+from mxflex.gateway.contacts import Contacts
+from mxflex.gateway.login import Logins
+from mxflex.gateway.tokens import Identity
+from mxflex.web.access import find_token
+from mxflex.web.eventstream import EventStreams
+from mxflex.web.fields import Fields, read_body, read_query
+from mxflex.web.listings import ContactList, encode_calls
+from mxflex.web.render import send_failure, send_json, send_nothing
+from mxflex.web.site import Request as SiteRequest
+from mxflex.wire.codec import ConnectionID
+
+EVENT_STREAM = "text/event-stream"
+# More digits than any id of ours has.
+MAX_ID_DIGITS = 18
+# An id that is in no history.
+UNKNOWN_ID = -1
+
+
+class Api:
+    """The web API, below `/api`.
+
+    Args:
+        logins: Logins and logouts.
+        streams: Event streams.
+        calls: Call control.
+        contacts: The address book.
+    """
+
+    app = Klein()
+
+    def __init__(
+        self, logins: Logins, streams: EventStreams, calls: Calls, contacts: Contacts
+    ) -> None:
+        self._logins = logins
+        self._streams = streams
+        self._calls = calls
+        self._contacts = ContactList(contacts)
+
+    def _identify(self, request: Request) -> Identity:
+        return self._logins.identify(find_token(request))
+
+    # --- Who ----------------------------------------------------------------------------------
+
+    @app.route("/login", methods=["POST"])
+    async def login(self, request: SiteRequest) -> bytes:
+        """Check a person against the MX and give a token."""
+        fields = read_body(request)
+        login = fields.required("login", "login required")
+        password = fields.secret("password", "password required")
+        grant = await self._logins.log_in(login, password, request.address)
+        return send_json(
+            request,
+            {
+                "token_type": "Bearer",
+                "access_token": grant.token,
+                "expires_in": grant.expires_in,
+            },
+        )
+
+    @app.route("/logout", methods=["GET", "POST"])
+    async def logout(self, request: Request) -> None:
+        """Stop watching the user's extension."""
+        await self._logins.log_out(self._identify(request))
+        send_nothing(request)
+
+    # --- What happens -------------------------------------------------------------------------
+
+    @app.route("/events", methods=["GET"])
+    async def events(self, request: Request) -> None:
+        """Stream the events of the user's extension for as long as the client listens."""
+        if request.method == b"HEAD":
+            # werkzeug adds it wherever GET is allowed; a stream has no length to tell.
+            raise MethodNotAllowed(["GET"])
+        identity = self._identify(request)
+        accept = request.getHeader("accept")
+        if accept is not None and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
+            raise NotAcceptable(f"this resource is {EVENT_STREAM} alone")
+        await self._streams.serve(request, identity.ext, _last_event_id(request))
+
+    @app.route("/contacts", methods=["GET"])
+    def contacts(self, request: Request) -> bytes:
+        """Give the address book."""
+        self._identify(request)
+        return self._contacts.render(request)
+
+    @app.route("/calls", methods=["GET"])
+    def calls(self, request: Request) -> bytes:
+        """Give the calls of the user's extension."""
+        return send_json(request, encode_calls(self._calls.of(self._identify(request))))
+
+    # --- Call control -------------------------------------------------------------------------
+
+    @app.route("/call", methods=["POST"])
+    async def make_call(self, request: Request) -> bytes:
+        """Make a call from the user's extension, or from another device."""
+        identity, fields = self._identify(request), read_body(request)
+        to = fields.required("to", "to field is empty")
+        made = await self._calls.make(identity, to, (fields.text("from") or "").strip())
+        call = {
+            "callId": made.connection.call_id,
+            "deviceId": made.connection.device_id,
+            "called": made.called,
+        }
+        return send_json(request, {"call": call})
+
+    @app.route("/call/answer", methods=["POST"])
+    async def answer(self, request: Request) -> None:
+        """Answer a ringing call."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.answer(identity, _connection(fields))
+        send_nothing(request)
+
+    @app.route("/call/hangup", methods=["POST"])
+    async def hang_up(self, request: Request) -> None:
+        """Leave a call, or reject a ringing one."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.hang_up(identity, _connection(fields))
+        send_nothing(request)
+
+    @app.route("/call/hold", methods=["POST"])
+    async def hold(self, request: Request) -> None:
+        """Put a call on hold, or take it back."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.hold(identity, _connection(fields))
+        send_nothing(request)
+
+    @app.route("/call/retrieve", methods=["POST"])
+    async def retrieve(self, request: Request) -> None:
+        """Take a call back from hold."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.retrieve(identity, _connection(fields))
+        send_nothing(request)
+
+    @app.route("/call/deflect", methods=["POST"])
+    async def deflect(self, request: Request) -> None:
+        """Send a ringing call elsewhere."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.deflect(identity, _connection(fields), _destination(fields))
+        send_nothing(request)
+
+    @app.route("/call/park", methods=["POST"])
+    async def park(self, request: Request) -> None:
+        """Park a call."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.park(identity, _connection(fields))
+        send_nothing(request)
+
+    @app.route("/call/transfer", methods=["POST"])
+    async def transfer(self, request: Request) -> None:
+        """Hand an answered call to another number."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.transfer(identity, _connection(fields), _destination(fields))
+        send_nothing(request)
+
+    @app.route("/call/transfer/consult", methods=["POST"])
+    async def transfer_consult(self, request: Request) -> None:
+        """Join the held call and the active one."""
+        identity, fields = self._identify(request), read_body(request)
+        held = _connection(fields)
+        active = _connection(fields, "activeCallId", "activeDeviceId")
+        await self._calls.transfer_consult(identity, held, active)
+        send_nothing(request)
+
+    @app.route("/call/record/start", methods=["POST"])
+    async def start_recording(self, request: Request) -> None:
+        """Begin to record a call."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.start_recording(identity, _connection(fields))
+        send_nothing(request)
+
+    @app.route("/call/record/stop", methods=["POST"])
+    async def stop_recording(self, request: Request) -> None:
+        """End the recording of a call."""
+        identity, fields = self._identify(request), read_body(request)
+        await self._calls.stop_recording(identity, _connection(fields))
+        send_nothing(request)
+
+    # --- Errors -------------------------------------------------------------------------------
+
+    @app.handle_errors(Exception)
+    def failed(self, request: IRequest, failure: Failure) -> bytes | None:
+        """Render whatever a route raised."""
+        return send_failure(cast("Request", request), failure)
+
+
+# A second slash in a path is a mistake to tell, not to redirect: the redirection would name
+# whatever host the request did.
+Api.app.url_map.merge_slashes = False
+
+
+def _connection(
+    fields: Fields, call_id: str = "callId", device_id: str = "deviceId"
+) -> ConnectionID:
+    return ConnectionID(
+        call_id=fields.call_id(call_id),
+        device_id=fields.required(device_id, "device id required"),
+    )
+
+
+def _destination(fields: Fields) -> str:
+    return fields.required("destination", "destination phone required")
+
+
+def _last_event_id(request: Request) -> int | None:
+    """Give the id after which the client wants to go on; header before query."""
+    text = request.getHeader("last-event-id") or read_query(request).text("lastEventId")
+    if not text:
+        return None
+    known = text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS
+    return int(text) if known else UNKNOWN_ID

@@ -1,0 +1,95 @@
+"""The JSON of the address book and of the calls.
+
+Source: docs/api.md, "Contacts" and "Calls".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from twisted.web.http import Request
+
+from mxflex.gateway.calls import Call
+from mxflex.gateway.contacts import Contacts
+from mxflex.web.eventjson import timestamp
+from mxflex.web.render import JSONBody, is_known, send_body
+from mxflex.wire.messages import AddressBookEntry
+
+
+def encode_contact(entry: AddressBookEntry) -> dict[str, str]:
+    """Give a person as the contract shows one: what is empty or 0 is left out, but for four."""
+    optional = {
+        "status": entry.presence,
+        "note": entry.note,
+    }
+    details = {
+        "homePhone": entry.home_phone,
+        "cellPhone": entry.cell_phone,
+        "email": entry.email,
+        "homeSystem": str(entry.home_system) if entry.home_system else "",
+        "did": entry.did,
+        "exchangeId": entry.exchange_id,
+    }
+    return {
+        # Over 2**53: as a number it would lose digits in JavaScript.
+        "jid": str(entry.jid),
+        **{key: value for key, value in optional.items() if value},
+        "firstName": entry.first_name,
+        "lastName": entry.last_name,
+        "ext": entry.ext,
+        **{key: value for key, value in details.items() if value},
+    }
+
+
+class ContactList:
+    """Answers with the address book; the text is made once for each state of the book."""
+
+    def __init__(self, contacts: Contacts) -> None:
+        self._contacts = contacts
+        self._version = -1
+        self._body = JSONBody(b"")
+
+    def render(self, request: Request) -> bytes:
+        """Answer 200 with the list, or 304 when the client has it already.
+
+        Raises:
+            MXUnavailable: The address book has never been read.
+        """
+        if self._version != self._contacts.version:
+            people = [encode_contact(entry) for entry in self._contacts.all()]
+            self._body = JSONBody(orjson.dumps({"contacts": people}))
+            self._version = self._contacts.version
+        # Weak, since the compressed text has the same tag.
+        request.setHeader("etag", f'W/"{self._body.etag}"')
+        # May be kept by whoever asked, but must be asked for again: the tag is for that.
+        request.setHeader(b"cache-control", b"private, no-cache")
+        if is_known(request, self._body.etag):
+            request.setResponseCode(304)
+            return b""
+        return send_body(request, self._body)
+
+
+def encode_calls(calls: list[Call]) -> dict[str, Any]:
+    """Give the calls of one extension; what is not known is left out."""
+    return {"calls": [_encode_call(call) for call in calls]}
+
+
+def _encode_call(call: Call) -> dict[str, Any]:
+    data = {
+        "callId": call.call_id,
+        "deviceId": call.device_id,
+        "globalCallId": call.global_call_id,
+        "state": call.state,
+        "direction": call.direction,
+        "callingDevice": call.calling_device,
+        "callingDisplayName": call.calling_display_name,
+        "calledDevice": call.called_device,
+        "answeringDevice": call.answering_device,
+        "answeringDisplayName": call.answering_display_name,
+        "recording": call.recording,
+        "startedAt": timestamp(call.started_at),
+        "answeredAt": None if call.answered_at is None else timestamp(call.answered_at),
+        "since": timestamp(call.since),
+    }
+    return {key: value for key, value in data.items() if value or key in ("callId", "deviceId")}
