@@ -14,7 +14,7 @@ from xml.parsers import expat
 
 from mxflex.errors import BadBody, LocalProtocolError
 
-# The protocol nests four levels at the deepest; the limit keeps a hostile frame from building a
+# The protocol nests seven levels at the deepest; the limit keeps a hostile frame from building a
 # tower of tens of thousands of elements.
 MAX_DEPTH = 32
 

@@ -198,6 +198,18 @@ def test_an_abandoned_id_is_not_given_out() -> None:
     assert client.request(PROBE)[0] == 1
 
 
+def test_a_late_answer_frees_its_id() -> None:
+    """Once the late answer has come, the id is as good as any other, not the last resort."""
+    client = ClientConnection()
+    client.request(PROBE)
+    client.abandon(1)
+    received(client, answer_to(1))
+    for expected in range(2, 9999):
+        assert client.request(PROBE)[0] == expected
+        received(client, answer_to(expected))
+    assert client.request(PROBE)[0] == 1
+
+
 def test_the_oldest_abandoned_id_is_the_last_resort() -> None:
     """With no free id left, the one given up first is used again; those that wait never are."""
     client = ClientConnection()
