@@ -20,8 +20,9 @@ MAY_SEE = {
     "mx": {"wire", "config"},
     "gateway": {"wire", "mx", "config"},
     "web": {"wire", "mx", "gateway", "config"},
-    "service": {"wire", "mx", "gateway", "web", "simulator", "certs", "config"},
-    "tap": {"service", "config", "logs"},
+    "service": {"wire", "mx", "gateway", "web", "certs", "config"},
+    "demo": {"service", "simulator", "config", "mx", "wire"},
+    "tap": {"service", "demo", "config", "logs"},
 }
 
 MODULES = sorted((ROOT / "mxflex").rglob("*.py"))
