@@ -522,7 +522,6 @@ class Switchboard:
         self._tell(party, self._diverted(call, party, party.number, PARK, "park"))
         self._leave(call, party, "park", tell=self.behaviour.cleared_after_divert)
         self._tell_held(call, self._join(call, PARK, State.HOLD))
-        self._forget_if_nobody(call)
         return place
 
     def pick_up(self, ext: str, call_id: int | str) -> tuple[Call, Party]:
