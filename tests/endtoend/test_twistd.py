@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -302,13 +303,13 @@ def test_mistakes_in_the_environment(tmp_path):
 class Daemon:
     """`twistd -n mxflex` in its own process."""
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder, *arguments, **variables):
         self.output = folder / "output"
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "mxflex", *arguments],
                 cwd=folder,
-                env=environment(),
+                env=environment(**variables),
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
@@ -331,8 +332,8 @@ def daemon_of(tmp_path):
     """Start a daemon; at the end it is gone, whatever happened."""
     started = []
 
-    def start(*arguments):
-        started.append(Daemon(tmp_path, *arguments))
+    def start(*arguments, **variables):
+        started.append(Daemon(tmp_path, *arguments, **variables))
         return started[-1]
 
     yield start
@@ -393,3 +394,28 @@ def test_port_in_use(daemon_of, tmp_path):
         daemon.process.wait(timeout=20)
     assert daemon.process.returncode != 0
     assert str(port) in daemon.text
+
+
+def test_demo(daemon_of):
+    """The demo prints a line for curl that, pasted, streams real events; then it stops well."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not there")
+    url = f"http://localhost:{unused_port()}"
+    daemon = daemon_of("--demo", MXFLEX_HOST=url.removeprefix("http://"))
+    eventually(lambda: "Ctrl-C ends it." in daemon.text)
+    assert url in daemon.text
+    pasted = re.search(r"^ +(curl -N (?:.*\\\n)*.*)", daemon.text, re.MULTILINE)[1]
+    command = ["timeout", "60", "bash", "-c", f"exec {pasted}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
+        try:
+            # Telephones of the demo ring every few seconds; the pipe waits for the first event.
+            lines = iter(curl.stdout)
+            event = next((line for line in lines if line.startswith(b"event:")), b"")
+            data = next((line for line in lines if line.startswith(b"data:")), b"")
+        finally:
+            curl.terminate()
+    assert event.strip().endswith(b"Event")
+    assert "callId" in json.loads(data.removeprefix(b"data:"))
+    assert daemon.stop(signal.SIGINT) < 5
+    assert "Traceback" not in daemon.text
+    assert "eyJ" not in daemon.text
