@@ -19,6 +19,7 @@ from mxflex.wire.framing import Frame, FrameDecoder, encode_frame
 from mxflex.wire.messages import (
     EVENTS,
     Command,
+    CSTAError,
     Event,
     Message,
     Reply,
@@ -81,6 +82,9 @@ class _Receiver:
 
     def __init__(self) -> None:
         self._frames = FrameDecoder()
+        #: The kind of the latest frame that was not of kind 0. Clients that ignore it are known to
+        #: work, so such frames are read as all others.
+        self.odd_kind: int | None = None
 
     def receive_data(self, data: bytes) -> None:
         """Take the next bytes of the stream, any number of them."""
@@ -89,6 +93,7 @@ class _Receiver:
     def _next_frame(self) -> Frame | None:
         """Give the next frame that has a body."""
         while (frame := self._frames.next_frame()) is not None:
+            self.odd_kind = frame.kind or self.odd_kind
             if frame.body.strip():
                 return frame
         return None
@@ -178,12 +183,13 @@ class ClientConnection(_Receiver):
         command = self._waiting.pop(invoke_id, None)
         if command is not None:
             return ReplyReceived(invoke_id, command, read_reply(command, element))
+        late = invoke_id in self._abandoned
         self._abandoned.pop(invoke_id, None)
         cls = EVENTS.get(element.name)
-        if cls is not None and not issubclass(cls, Reply):
-            # Servers are not known to send events with other ids, but losing one would be worse.
-            return EventReceived(read_event(element))
-        return LateReply(invoke_id, element.name)
+        if cls is None or (issubclass(cls, Reply) and (late or cls is CSTAError)):
+            return LateReply(invoke_id, element.name)
+        # Servers are not known to send events with other ids, but losing one would be worse.
+        return EventReceived(read_event(element))
 
 
 class ServerConnection(_Receiver):

@@ -357,12 +357,29 @@ def test_an_answer_to_nothing(invoke_id: int) -> None:
     assert received(client, answer_to(invoke_id)) == [LateReply(invoke_id, "Ok")]
 
 
-@pytest.mark.parametrize(
-    "body", [b"<CSTAErrorCode/>", b"<ablist/>", b'<Logout mode="forced"/>', b"<loginFailed/>"]
-)
-def test_what_may_be_an_answer_is_late(body: bytes) -> None:
-    """Of messages that can be answers, one under an id of no command is a late answer."""
+@pytest.mark.parametrize("body", [b"<CSTAErrorCode/>", b"<loginFailed/>"])
+def test_what_is_an_answer_is_late(body: bytes) -> None:
+    """An answer under an id of no command is a late one."""
     assert isinstance(received(ClientConnection(), encode_frame(7, body))[0], LateReply)
+
+
+@pytest.mark.parametrize("body", [b"<ablist/>", b'<Logout mode="forced"/>'])
+def test_what_may_be_an_event_is_one(body: bytes) -> None:
+    """Under an id of no command it is an event; under one that was given up, a late answer."""
+    client = ClientConnection()
+    assert isinstance(received(client, encode_frame(7, body))[0], EventReceived)
+    client.request(messages.GetAddressBook())
+    client.abandon(1)
+    assert isinstance(received(client, encode_frame(1, body))[0], LateReply)
+
+
+def test_an_odd_kind_is_kept() -> None:
+    """A frame of a kind other than 0 is read as any other, and its kind can be told."""
+    client = ClientConnection()
+    assert client.odd_kind is None
+    frame = b"\x12\x34" + encode_frame(9999, b"<keepalive/><x/>")[2:]
+    received(client, frame)
+    assert client.odd_kind == 0x1234
 
 
 def test_the_address_book_by_event_leaves_its_command_waiting() -> None:
