@@ -94,6 +94,7 @@ class MXProtocol(Protocol):
         self._last_received = 0.0
         self._probing = False
         self._bad_frames = 0
+        self._odd_kind_told = False
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -317,6 +318,9 @@ class MXProtocol(Protocol):
         except RemoteProtocolError as error:
             log.error("the MX broke the protocol, connection cut: {error}", error=error)
             self.abort(MXUnavailable(f"the MX broke the protocol: {error}"))
+        if self._wire.odd_kind is not None and not self._odd_kind_told:
+            self._odd_kind_told = True
+            log.warn("the MX sends frames of kind {kind:#06x}", kind=self._wire.odd_kind)
 
     def _bad_frame(self, frame: BadFrame) -> None:
         self._bad_frames += 1
