@@ -1,0 +1,31 @@
+"""The fixture `daemon`: builds whole daemons, each with a simulated MX, and leaves nothing behind.
+
+    async def test_something(daemon):
+        running = await daemon(events={"heartbeat": 0.2})
+        token = await running.log_in()
+        reply = await running.get("/api/contacts", token=token)
+
+Nothing here acts on tests that do not ask for it.
+"""
+
+from __future__ import annotations
+
+import pytest_twisted
+from twisted.internet import reactor
+
+from tests.integration.daemons import Daemons
+from tests.integration.leftovers import Leftovers
+
+
+@pytest_twisted.async_yield_fixture
+async def daemon(tmp_path):
+    """Give the builder of running daemons; see `tests.integration.daemons.Daemons.start`.
+
+    After the test everything is stopped, and whatever the reactor still holds then, of sockets and
+    delayed calls, fails the test.
+    """
+    leftovers = Leftovers(reactor)
+    daemons = Daemons(reactor, tmp_path)
+    yield daemons.start
+    await daemons.stop()
+    await leftovers.check()

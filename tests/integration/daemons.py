@@ -1,0 +1,302 @@
+"""Whole daemons in the test process, on loopback ports, each with a simulated MX."""
+
+from __future__ import annotations
+
+import gc
+import json
+
+import treq
+from twisted.application.internet import StreamServerEndpointService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+
+from mxflex import config, service
+from mxflex.logs import Masker, text_format
+from mxflex.mx.link import ServerLink
+from mxflex.simulator.server import SimulatedMX
+from tests.integration.raw_http import RawConnection, Reply
+from tests.integration.streams import Stream
+
+LOOPBACK = "127.0.0.1"
+# Whatever a test waits for comes within this time, in seconds, or the test fails.
+PATIENCE = 10.0
+
+# The user of the simulated company that most tests act as.
+LOGIN, PASSWORD, EXT, JID = "user_login", "password", "3095", 43884851147406145
+SERVER_PASSWORD = "mxflex"
+
+
+class Daemons:
+    """Starts daemons for one test, and stops them.
+
+    Args:
+        reactor: Where they run.
+        folder: A folder of the test's own, which gets the static files.
+    """
+
+    def __init__(self, reactor, folder):
+        self._reactor = reactor
+        self._folder = folder
+        self._running = []
+        self._simulators = []
+        self._log = CapturedLog()
+        globalLogPublisher.addObserver(self._log)
+
+    async def start(self, *, simulator=None, listening=True, ready=True, **settings):
+        """Start a daemon and give it as `Running`.
+
+        Args:
+            simulator: The `SimulatedMX` behind it; a new one by default. It is stopped at the end
+                of the test, whoever made it.
+            listening: Whether the simulator accepts connections when the daemon starts.
+            ready: Whether to wait until the server connection is up and the address book is read.
+            settings: Keys of the configuration, sections as dicts (`events={"heartbeat": 1}`).
+                They go over those that a test needs: any free port at the loopback address, an
+                `html` folder of the test's own, the address and the account of the simulator. A
+                key that is None is left out of the configuration.
+        """
+        simulator = simulator or SimulatedMX(self._reactor)
+        if simulator not in self._simulators:
+            self._simulators.append(simulator)
+        if simulator.address is None:
+            await simulator.listen()
+            if not listening:
+                await simulator.refuse_connections()
+        host, port = simulator.address
+        html = self._folder / "html"
+        html.mkdir(exist_ok=True)
+        document = {
+            "listen": [f"tcp:0:interface={LOOPBACK}"],
+            "html": str(html),
+            **settings,
+            "mx": {
+                "addr": f"{host}:{port}",
+                "login": "mxflex",
+                "password": SERVER_PASSWORD,
+                **settings.get("mx", {}),
+            },
+        }
+        text = json.dumps({key: value for key, value in document.items() if value is not None})
+        settled = config.load(text, "test.json", {})
+        running = Running(self._reactor, settled, simulator, html, self._log)
+        self._running.append(running)
+        await running.start()
+        if ready:
+            await running.when_ready()
+        return running
+
+    async def stop(self):
+        """Stop all daemons and simulators.
+
+        Raises:
+            AssertionError: Something was logged that only a bug logs.
+        """
+        for running in self._running:
+            await running.stop()
+        for simulator in self._simulators:
+            await simulator.stop()
+        # A Deferred with an error that nobody handled says so when it goes.
+        gc.collect()
+        globalLogPublisher.removeObserver(self._log)
+        assert not self._log.bugs, "".join(self._log.bugs)
+
+
+class CapturedLog:
+    """The log as an operator would read it, from debug messages on, with nothing masked by name.
+
+    Attributes:
+        lines: All lines.
+        bugs: The critical ones: tracebacks that nobody asked for.
+    """
+
+    def __init__(self):
+        self.lines = []
+        self.bugs = []
+        self._format = text_format(Masker(), "debug")
+
+    def __call__(self, event):
+        """Take an event (see `twisted.logger.ILogObserver`)."""
+        line = self._format(event)
+        if line is not None:
+            self.lines.append(line)
+            if event.get("log_level") is LogLevel.critical:
+                self.bugs.append(line)
+
+    def of(self, namespace):
+        """Give the lines of one logger."""
+        return [line for line in self.lines if f" {namespace}  " in line]
+
+
+class Running:
+    """A running daemon, and the ways in which tests talk to it.
+
+    Attributes:
+        config: Its configuration.
+        mx: The simulated MX.
+        html: The folder of its static files, a `Path`.
+        log: Everything that was logged since the test began (`CapturedLog`).
+        service: The daemon itself.
+        link: Its server connection.
+        ports: The ports that it listens at, in the order of the configuration.
+    """
+
+    def __init__(self, reactor, settings, mx, html, log):
+        self._reactor = reactor
+        self.config = settings
+        self.mx = mx
+        self.html = html
+        self.log = log
+        self.service = service.build(settings, reactor)
+        self.link = self.service.getServiceNamed(ServerLink.name)
+        self.link.listen(self)
+        self.link.address_book.changed = self._settle
+        self.ports = []
+        self._waiters = []
+        self._connections = []
+        self._pool = HTTPConnectionPool(reactor, persistent=False)
+        self._agent = Agent(reactor, pool=self._pool)
+        self._client = treq.client.HTTPClient(self._agent)
+
+    # --- Life -------------------------------------------------------------------------------------
+
+    async def start(self):
+        """Start it, as `twistd` would."""
+        self.service.privilegedStartService()
+        self.service.startService()
+        for child in self.service:
+            if isinstance(child, StreamServerEndpointService):
+                port = await _fork(child._waitingForPort)
+                self.ports.append(port.getHost().port)
+
+    async def stop(self):
+        """Stop it, and end what tests have left open. Idempotent."""
+        if self.service.running:
+            await maybeDeferred(self.service.stopService)
+        for connection in self._connections:
+            connection.abort()
+        await self._pool.closeCachedConnections()
+
+    def link_up(self):
+        """Hear of the server connection (see `mxflex.mx.link.LinkListener`)."""
+        self._settle()
+
+    def link_down(self):
+        """Hear of its end."""
+        # The link says so before its own state and its monitors are settled.
+        self._reactor.callLater(0, self._settle)
+
+    def call_event(self, ext, event):
+        """Hear of an event, after the streams."""
+        self._settle()
+
+    def _settle(self):
+        for condition, waiter in list(self._waiters):
+            if condition() and not waiter.called:
+                waiter.callback(None)
+
+    async def when(self, condition):
+        """Wait until a condition on the link or the address book holds."""
+        if condition():
+            return
+        waiter = (condition, Deferred())
+        self._waiters.append(waiter)
+        try:
+            await self.soon(waiter[1])
+        finally:
+            self._waiters.remove(waiter)
+
+    async def when_ready(self):
+        """Wait for the server connection and the address book."""
+        await self.when(lambda: self.link.up and self.link.address_book.loaded)
+
+    async def when_down(self):
+        """Wait for the end of the server connection."""
+        await self.when(lambda: not self.link.up)
+
+    def soon(self, deferred):
+        """Give the Deferred, which fails when it takes longer than tests are willing to wait."""
+        return deferred.addTimeout(PATIENCE, self._reactor)
+
+    # --- Requests ---------------------------------------------------------------------------------
+
+    @property
+    def url(self):
+        """Its address, without a path."""
+        return f"http://{LOOPBACK}:{self.ports[0]}"
+
+    async def request(self, method, path, *, token=None, headers=None, **kwargs):
+        """Make a request with treq and give the whole answer; redirects are not followed."""
+        headers = dict(headers or {})
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        response = await self.soon(
+            self._client.request(
+                method, self.url + path, headers=headers, allow_redirects=False, **kwargs
+            )
+        )
+        body = await self.soon(treq.content(response))
+        return Reply(status=response.code, headers=response.headers, body=body)
+
+    async def get(self, path, **kwargs):
+        """GET."""
+        return await self.request("GET", path, **kwargs)
+
+    async def post(self, path, fields=None, **kwargs):
+        """POST a form."""
+        return await self.request("POST", path, data=fields or {}, **kwargs)
+
+    async def log_in(self, login=LOGIN, password=PASSWORD):
+        """Log a user in and give the token."""
+        reply = await self.post("/api/login", {"login": login, "password": password})
+        assert reply.status == 200, reply
+        return reply.json["access_token"]
+
+    async def open_stream(self, token, *, headers=None, query=""):
+        """Open an event stream and give it as `Stream`, once its headers have come."""
+        headers = {"Accept": "text/event-stream", **(headers or {})}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        response = await self.soon(
+            self._agent.request(
+                b"GET",
+                (self.url + "/api/events" + query).encode(),
+                Headers({name: [value] for name, value in headers.items()}),
+            )
+        )
+        stream = Stream(response, self.soon)
+        response.deliverBody(stream)
+        self._connections.append(stream)
+        return stream
+
+    async def connect(self, port=None):
+        """Open a TCP connection and give it as `RawConnection`."""
+        endpoint = HostnameEndpoint(self._reactor, LOOPBACK, port or self.ports[0])
+        factory = Factory.forProtocol(lambda: RawConnection(self.soon))
+        factory.noisy = False
+        connection = await self.soon(endpoint.connect(factory))
+        self._connections.append(connection)
+        return connection
+
+    async def raw(self, request, method=b"GET"):
+        """Send bytes on a connection of their own and give the answer to them as `Reply`."""
+        connection = await self.connect()
+        connection.send(request)
+        reply = await connection.read_reply(method)
+        connection.abort()
+        return reply
+
+
+def _fork(deferred):
+    """Give a Deferred with the same result, and leave the result to its owner."""
+    forked = Deferred()
+
+    def copy(result):
+        forked.callback(result)
+        return result
+
+    deferred.addBoth(copy)
+    return forked
