@@ -83,17 +83,17 @@ scripts:
       - hang_up: "*86"
 
   - name: a customer is handed on to the warehouse
-    start: 3
-    pause: 3
+    start: 1
+    pause: 2
     steps:
       - call: {from: ["+447700900166", "+12025550117"], to: "3098"}
-      - wait: 3
+      - wait: 2
       - answer: "3098"
-      - wait: 3
+      - wait: 2
       - transfer: {from: "3098", to: "3072"}
-      - wait: 3
+      - wait: 2
       - answer: "3072"
-      - wait: 5
+      - wait: 4
       - hang_up: "3072"
 
   - name: somebody calls a supplier, who may be busy

@@ -194,6 +194,7 @@ class SimulatedMX:
         self.door = _Door(self, self.tls)
         self._port: IListeningPort | None = None
         self._waiters: list[_Waiter] = []
+        self._observers: list[Callable[[Notice], None]] = []
         self._monitors_started = 0
 
     # --- Listening --------------------------------------------------------------------------------
@@ -368,9 +369,15 @@ class SimulatedMX:
     def deliver(self) -> None:
         """Send the events of what has happened on the switchboard, each to whoever watches."""
         for notice in self.switchboard.drain():
+            for observer in self._observers:
+                observer(notice)
             for session in self.sessions:
                 self._deliver_to(session, notice)
         self.telephones.look()
+
+    def watch(self, observer: Callable[[Notice], None]) -> None:
+        """Show everything that happens to an observer, monitored or not."""
+        self._observers.append(observer)
 
     def _deliver_to(self, session: Session, notice: Notice) -> None:
         unasked = self.behaviour.book_events_unasked

@@ -407,8 +407,10 @@ class Switchboard:
         """
         if party.state not in (State.CONNECTED, State.HOLD) or call.ringing is not None:
             raise _wrong_state()
-        number = self._check_destination(call, to)
         peer = call.peer(party)
+        if self.company.service(peer.number) is not None:
+            raise _wrong_state()
+        number = self._check_destination(call, to)
         self._tell_transferred(call, party, number, "singleStepTransfer")
         self._leave(call, party, "singleStepTransfer")
         call.mailbox = party.number if number == VOICEMAIL else ""

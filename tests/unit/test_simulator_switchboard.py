@@ -649,6 +649,14 @@ def test_where_a_call_cannot_be_sent(number):
     assert party in call.parties
 
 
+def test_voicemail_cannot_be_handed_on_or_parked():
+    """A service does not talk to other people by itself."""
+    board = a_board()
+    call, party = board.make_call(A, "*86")
+    assert refusal(lambda: board.single_step_transfer(call, party, B)) == WRONG_STATE
+    assert refusal(lambda: board.park(call, party)) == WRONG_STATE
+
+
 def test_which_calls_cannot_be_joined():
     """Only the own held call and the own active one, with different other ends."""
     board = a_board()
