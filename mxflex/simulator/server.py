@@ -84,10 +84,15 @@ class _Waiter:
 
 
 class _Unanswering(Protocol):
-    """A TCP connection that never gets as far as TLS."""
+    """A TCP connection that never gets as far as TLS.
+
+    Attributes:
+        received: Bytes that came in vain.
+    """
 
     def __init__(self, door: _Door) -> None:
         self._door = door
+        self.received = 0
 
     def connectionMade(self) -> None:
         faults = self._door.mx.faults
@@ -97,6 +102,10 @@ class _Unanswering(Protocol):
             cast("ITCPTransport", self.transport).loseConnection()
         else:
             self._door.unanswered.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += len(data)
+        self._door.mx.settle()
 
     def connectionLost(self, reason: object = None) -> None:  # noqa: ARG002
         self._door.unanswered.discard(self)
@@ -293,8 +302,8 @@ class SimulatedMX:
 
     @property
     def sessions(self) -> list[Session]:
-        """The sessions that are logged in, oldest first."""
-        return [session for session in self.connections if session.type]
+        """The sessions that are logged in and do not end, oldest first."""
+        return [s for s in self.connections if s.type and not s.is_closing]
 
     def received(self, name: str) -> list[ReceivedCommand]:
         """Give all commands of one name that came, in order."""

@@ -112,6 +112,7 @@ class Session(Protocol):
         monitors: The extension behind each `monitorCrossRefID`.
         watches_book: Whether changes of the address book are sent.
         monitors_started: How many monitors this session has ever had.
+        is_closing: Whether its end has begun; nothing more is sent or read.
     """
 
     exchange: Exchange
@@ -124,10 +125,10 @@ class Session(Protocol):
         self.monitors: dict[str, str] = {}
         self.watches_book = False
         self.monitors_started = 0
+        self.is_closing = False
         self.is_closed = False
         self._wire = ServerConnection()
         self._outbox = bytearray()
-        self._closes_when_empty = False
         self._timers: set[IDelayedCall] = set()
         self._idle: IDelayedCall | None = None
         self._closed: list[Deferred[None]] = []
@@ -147,7 +148,7 @@ class Session(Protocol):
             return
         self._wire.receive_data(data)
         try:
-            while not self.is_closed and (happened := self._wire.next_event()) is not None:
+            while not self.is_closing and (happened := self._wire.next_event()) is not None:
                 if isinstance(happened, BadFrame):
                     self._reply(happened.invoke_id, CSTAError(text=happened.reason))
                 else:
@@ -158,7 +159,7 @@ class Session(Protocol):
         self.exchange.settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
-        self.is_closed = True
+        self.is_closing = self.is_closed = True
         for timer in [*self._timers, *([self._idle] if self._idle else [])]:
             if timer.active():
                 timer.cancel()
@@ -178,19 +179,20 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Close in order, once everything has been written."""
-        if self._outbox:
-            self._closes_when_empty = True
-        elif self.transport is not None:
-            self.transport.loseConnection()
+        if not self.is_closing and not self._outbox:
+            self._tls.loseConnection()
+        self.is_closing = True
 
     def drop(self) -> None:
         """Close by FIN, without a word of TLS."""
+        self.is_closing = True
         tcp = self._tls.transport
         assert tcp is not None
         tcp.loseConnection()
 
     def reset(self) -> None:
         """Close by RST."""
+        self.is_closing = True
         self._tls.abortConnection()
 
     @property
@@ -215,7 +217,7 @@ class Session(Protocol):
 
     def send_raw(self, data: bytes) -> None:
         """Send bytes as they are."""
-        if self.exchange.faults.silent or self.is_closed or self.transport is None:
+        if self.exchange.faults.silent or self.is_closing:
             return
         if self._outbox:
             self._outbox += data
@@ -223,14 +225,14 @@ class Session(Protocol):
             self._outbox += data
             self._drip()
         else:
-            self.transport.write(data)
+            self._tls.write(data)
 
     def _drip(self) -> None:
         self._tls.write(bytes(self._outbox[:1]))
         del self._outbox[:1]
         if self._outbox:
             self._later(0, self._drip)
-        elif self._closes_when_empty:
+        elif self.is_closing:
             self._tls.loseConnection()
 
     def send(self, invoke_id: int, message: Message) -> None:

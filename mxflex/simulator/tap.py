@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from mxflex.errors import ConfigError
-from mxflex.simulator.company import User
+from mxflex.simulator.company import ServerAccount, User
 from mxflex.simulator.demo import SCENARIO, SCENARIO_NAME
 from mxflex.simulator.scenario import MAX_SCENARIO_BYTES, Playing, Scenario, load
 from mxflex.simulator.server import LOOPBACK, SimulatedMX
@@ -92,6 +92,9 @@ class SimulatorService(Service):
         """End the scripts, cut all connections and close the port."""
         Service.stopService(self)
         self._playing.stop()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         return Deferred.fromCoroutine(self.mx.stop())
 
 
@@ -129,16 +132,17 @@ def makeService(options: Options) -> SimulatorService:
         service = SimulatorService(reactor, scenario, options["interface"], options["port"])
     except ConfigError as error:
         raise SystemExit(str(error)) from error
-    account = scenario.account
-    log.info("server login: {who}", who=f"{account.login} / {account.password}")
+    # The passwords of the built-in scenario are there to be known; those of a file are its owner's.
+    told = options["scenario"] is None
+    log.info("server account: {who}", who=_known(scenario.account, told))
     for user in scenario.users:
-        log.info("user login: {who}", who=describe(user))
+        who = f"{_known(user, told)}, {user.name}, extension {user.ext}"
+        log.info("user: {who}", who=who)
     return service
 
 
-def describe(user: User) -> str:
-    """Give a user's login, password and extension for people who try the simulator."""
-    return f"{user.login} / {user.password} ({user.name}, extension {user.ext})"
+def _known(account: User | ServerAccount, with_password: bool) -> str:
+    return f"{account.login} / {account.password}" if with_password else account.login
 
 
 def _read(name: str | None) -> Scenario:
