@@ -16,7 +16,7 @@ from mxflex.config import Config, load
 from mxflex.mx.link import ServerLink
 from mxflex.mx.tls import ANY
 from mxflex.simulator.company import User
-from mxflex.simulator.tap import SimulatorService, demo_service, describe
+from mxflex.simulator.tap import SimulatorService, demo_service
 from mxflex.wire.messages import CallEvent
 
 # Where an installed MXFlex keeps its pages, for a demo in a folder without any.
@@ -92,7 +92,9 @@ class _Welcome:
 
 def _welcome(url: str, users: tuple[User, ...]) -> str:
     user = users[0]
-    logins = "\n".join(f"    {describe(each)}" for each in users)
+    logins = "\n".join(
+        f"    {each.login} / {each.password} ({each.name}, extension {each.ext})" for each in users
+    )
     return f"""
 MXFlex runs at {url} with a simulated MX, whose telephones keep ringing.
 
