@@ -85,7 +85,7 @@ class SimulatorService(Service):
                     self._reactor.adoptStreamPort(bound.fileno(), bound.family, self.mx.door)
                 )
         else:
-            self.mx.accept_connections()
+            self.mx.listen(self.port, self.host)
         self._playing.start()
 
     def stopService(self) -> Deferred[None]:
