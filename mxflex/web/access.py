@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from twisted.web.http import Request
 
-from mxflex.errors import Unauthorized
+from mxflex.errors import Unauthorized, UnsupportedType
 from mxflex.web.fields import has_body, read_body, read_query
 
 _SCHEME = "bearer"
@@ -20,17 +20,24 @@ def find_token(request: Request) -> str:
 
     Raises:
         Unauthorized: There is none.
-        BadRequest, UnsupportedType: The body or the query, where it had to be sought, is malformed.
+        BadRequest: The body or the query, where it had to be sought, is malformed.
     """
     header = request.getHeader("authorization") or ""
     scheme, _, credentials = header.partition(" ")
     if scheme.lower() == _SCHEME and credentials.strip():
         return credentials.strip()
-    token = read_body(request).text("access_token") if has_body(request) else None
-    token = token or read_query(request).text("access_token")
+    token = _token_of_body(request) or read_query(request).text("access_token")
     if not token:
         raise Unauthorized("access token required")
     return token
+
+
+def _token_of_body(request: Request) -> str | None:
+    try:
+        return read_body(request).text("access_token") if has_body(request) else None
+    except UnsupportedType:
+        # Whoever needs the fields of this body will refuse it; logging out needs none.
+        return None
 
 
 def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
@@ -43,8 +50,8 @@ def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, .
     address = str(getattr(peer, "host", "")) or "local"
     if not _is_proxy(address, proxies):
         return address
-    forwarded = ",".join(request.requestHeaders.getRawHeaders("x-forwarded-for") or [])
-    for hop in reversed([each.strip() for each in forwarded.split(",")]):
+    forwarded = b",".join(request.requestHeaders.getRawHeaders(b"x-forwarded-for") or [])
+    for hop in reversed([each.strip() for each in forwarded.decode("latin-1").split(",")]):
         if _parse(hop) is None:
             break
         address = hop

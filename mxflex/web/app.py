@@ -12,7 +12,6 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from werkzeug.datastructures import MIMEAccept
-from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.http import parse_accept_header
 
 from mxflex.errors import NotAcceptable
@@ -22,7 +21,7 @@ from mxflex.gateway.login import Logins
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_token
 from mxflex.web.eventstream import EventStreams
-from mxflex.web.fields import Fields, read_body, read_query
+from mxflex.web.fields import Fields, read_body, read_list, read_query
 from mxflex.web.listings import ContactList, encode_calls
 from mxflex.web.render import send_failure, send_json, send_nothing
 from mxflex.web.site import Request as SiteRequest
@@ -87,12 +86,10 @@ class Api:
     @app.route("/events", methods=["GET"])
     async def events(self, request: Request) -> None:
         """Stream the events of the user's extension for as long as the client listens."""
-        if request.method == b"HEAD":
-            # werkzeug adds it wherever GET is allowed; a stream has no length to tell.
-            raise MethodNotAllowed(["GET"])
         identity = self._identify(request)
-        accept = request.getHeader("accept")
-        if accept is not None and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
+        accept = read_list(request, "accept")
+        # An empty list excludes nothing.
+        if accept and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
             raise NotAcceptable(f"this resource is {EVENT_STREAM} alone")
         await self._streams.serve(request, identity.ext, _last_event_id(request))
 
@@ -205,6 +202,9 @@ class Api:
 # A second slash in a path is a mistake to tell, not to redirect: the redirection would name
 # whatever host the request did.
 Api.app.url_map.merge_slashes = False
+# werkzeug adds HEAD wherever GET is allowed; a stream has no length to tell.
+for _rule in Api.app.url_map.iter_rules("events"):
+    _rule.methods = {"GET"}
 
 
 def _connection(

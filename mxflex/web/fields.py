@@ -85,6 +85,12 @@ class Fields:
         return int(digits)
 
 
+def read_list(request: Request, name: str) -> str | None:
+    """Give a header that holds a list; its parts may come in several lines (RFC 9110, 5.3)."""
+    lines = request.requestHeaders.getRawHeaders(name)
+    return None if lines is None else ", ".join(lines)
+
+
 def read_query(request: Request) -> Fields:
     """Read the fields of the URL.
 
@@ -111,7 +117,8 @@ def read_body(request: Request) -> Fields:
             raise UnsupportedType(f"the body must be {FORM} or {JSON}")
         return Fields({})
     media_type, options = parse_options_header(content_type)
-    parser = _PARSERS.get(media_type)
+    # RFC 9110, 8.3.1: the case of a media type does not matter.
+    parser = _PARSERS.get(media_type.lower())
     if parser is None:
         raise UnsupportedType(f"the body must be {FORM} or {JSON}")
     if options.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):

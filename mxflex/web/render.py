@@ -39,6 +39,7 @@ from mxflex.errors import (
     Unauthorized,
     UnsupportedType,
 )
+from mxflex.web.fields import read_list
 
 log = Logger()
 
@@ -115,7 +116,7 @@ def send_body(request: Request, body: JSONBody, status: int = 200) -> bytes:
 
 def accepts_gzip(request: Request) -> bool:
     """Tell whether the client takes gzip (RFC 9110, 12.5.3)."""
-    header = request.getHeader("accept-encoding")
+    header = read_list(request, "accept-encoding")
     return header is not None and parse_accept_header(header, Accept)["gzip"] > 0
 
 
@@ -126,7 +127,7 @@ def send_nothing(request: Request) -> None:
 
 def is_known(request: Request, etag: str) -> bool:
     """Tell whether the client has this version already (RFC 9110, 13.1.2)."""
-    return parse_etags(request.getHeader("if-none-match")).contains_weak(etag)
+    return parse_etags(read_list(request, "if-none-match")).contains_weak(etag)
 
 
 def send_error(request: Request, status: int, text: str) -> bytes:

@@ -16,12 +16,14 @@ from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import File
 from werkzeug.http import http_date, is_resource_modified
 
+from mxflex.web.fields import read_list
 from mxflex.web.render import send_error, send_method_not_allowed
 
 INDEX = "index.html"
 # Some clients ask for a few parts of a file. Hundreds of them, overlapping, are an attack that
 # makes a small file a long answer; the whole file is the answer then (RFC 9110, 14.2).
 MAX_RANGES = 8
+NO_SUCH_RANGE = 416
 
 # The library's own table alone: what the machine has in /etc/mime.types must not matter.
 _TYPES = mimetypes.MimeTypes()
@@ -147,14 +149,19 @@ def _send_file(request: Request, path: Path) -> bytes | int:
         return b""
     if not _wants_ranges(request, etag, modified):
         request.requestHeaders.removeHeader(b"range")
-    file.makeProducer(request, content).start()
+    producer = file.makeProducer(request, content)
+    if request.code == NO_SUCH_RANGE:
+        # Twisted has set `Content-Range`, and would send no body.
+        content.close()
+        return send_error(request, NO_SUCH_RANGE, "the file is shorter than that range")
+    producer.start()
     return NOT_DONE_YET
 
 
 def _conditions(request: Request) -> dict[str, str]:
     """Give the request's conditions as werkzeug reads them."""
     names = {"HTTP_IF_NONE_MATCH": "if-none-match", "HTTP_IF_MODIFIED_SINCE": "if-modified-since"}
-    given = {key: request.getHeader(name) for key, name in names.items()}
+    given = {key: read_list(request, name) for key, name in names.items()}
     return {"REQUEST_METHOD": "GET", **{key: value for key, value in given.items() if value}}
 
 

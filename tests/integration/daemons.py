@@ -18,7 +18,7 @@ from mxflex import config, service
 from mxflex.logs import Masker, text_format
 from mxflex.mx.link import ServerLink
 from mxflex.simulator.server import SimulatedMX
-from tests.integration.raw_http import RawConnection, Reply
+from tests.integration.raw_http import RawConnection, Reply, request_bytes
 from tests.integration.streams import Stream
 
 LOOPBACK = "127.0.0.1"
@@ -281,10 +281,12 @@ class Running:
         self._connections.append(connection)
         return connection
 
-    async def raw(self, request, method=b"GET"):
-        """Send bytes on a connection of their own and give the answer to them as `Reply`."""
+    async def raw(self, method, target, *lines, token=None, body=b""):
+        """Make a request by the byte, see `request_bytes`, and give the whole answer."""
+        if token is not None:
+            lines = (f"Authorization: Bearer {token}", *lines)
         connection = await self.connect()
-        connection.send(request)
+        connection.send(request_bytes(method, target, *lines, body=body))
         reply = await connection.read_reply(method)
         connection.abort()
         return reply

@@ -12,6 +12,21 @@ from twisted.web.http_headers import Headers
 END_OF_HEAD = b"\r\n\r\n"
 
 
+def request_bytes(method, target, *lines, body=b""):
+    """Write a request that is the last one of its connection.
+
+    Args:
+        method: The method.
+        target: What stands in the request line, percent signs and all.
+        lines: Header lines such as `Accept: */*`.
+        body: The body; its length is told when it is not empty.
+    """
+    if body:
+        lines = (*lines, f"Content-Length: {len(body)}")
+    head = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *lines]
+    return "\r\n".join(head).encode("latin-1") + END_OF_HEAD + body
+
+
 @attrs.frozen(kw_only=True)
 class Reply:
     """An answer.
@@ -94,7 +109,7 @@ class RawConnection(Protocol):
         if not self.closed:
             self.transport.abortConnection()
 
-    async def read_reply(self, method=b"GET"):
+    async def read_reply(self, method="GET"):
         """Give the next answer, the answer to a request of that method."""
         await self.when(lambda: END_OF_HEAD in self.received or self.closed)
         head, end, rest = bytes(self.received).partition(END_OF_HEAD)
@@ -106,7 +121,7 @@ class RawConnection(Protocol):
             name, _, value = line.partition(b":")
             headers.addRawHeader(name, value.strip())
         status = int(status_line.split(b" ")[1])
-        body = b"" if method == b"HEAD" or status in (204, 304) else await self._body(headers)
+        body = b"" if method == "HEAD" or status in (204, 304) else await self._body(headers)
         return Reply(status=status, headers=headers, body=body, head=head)
 
     async def _body(self, headers):
