@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
+from hashlib import blake2b
 
 from mxflex.errors import TooManyRequests
 
@@ -11,11 +12,15 @@ from mxflex.errors import TooManyRequests
 # memory. When it is full the one that failed longest ago goes.
 MAX_KEYS = 20_000
 
+# Whether it is a login or an address, and which.
+_Key = tuple[str, bytes]
+
 
 class Throttle:
     """Refuses a login while its name or its address has failed too often lately.
 
-    The time is always an argument, in seconds.
+    The time is always an argument, in seconds. It may be that of a clock which is set back now and
+    then.
 
     Args:
         max_failures: Failures within the window that are still let through.
@@ -26,7 +31,9 @@ class Throttle:
         self._max_failures = max_failures
         self._window = window
         # Ordered by the latest failure, the oldest first; only failures within the window count.
-        self._failures: dict[tuple[str, str], deque[float]] = {}
+        self._failures: dict[_Key, deque[float]] = {}
+        self._latest = 0.0
+        self._set_back = 0.0
 
     def check(self, login: str, address: str, now: float) -> None:
         """Let a login try, or not.
@@ -34,12 +41,14 @@ class Throttle:
         Raises:
             TooManyRequests: Too many failures; says after how many seconds it is worth trying.
         """
+        now = self._steady(now)
         wait = max(self._wait(key, now) for key in _keys(login, address))
         if wait > 0:
             raise TooManyRequests("too many failed logins, try again later", wait)
 
     def failed(self, login: str, address: str, now: float) -> None:
         """Count a login that the MX refused."""
+        now = self._steady(now)
         for key in _keys(login, address):
             times = self._failures.pop(key, None) or deque(maxlen=self._max_failures)
             times.append(now)
@@ -53,7 +62,13 @@ class Throttle:
         """
         self._failures.pop(_login_key(login), None)
 
-    def _wait(self, key: tuple[str, str], now: float) -> float:
+    def _steady(self, now: float) -> float:
+        """Give a time that never goes back: nobody is to wait until a wrong clock's time comes."""
+        self._set_back += max(0.0, self._latest - now)
+        self._latest = now
+        return now + self._set_back
+
+    def _wait(self, key: _Key, now: float) -> float:
         times = self._failures.get(key)
         if times is None or len(times) < self._max_failures:
             return 0.0
@@ -67,13 +82,15 @@ class Throttle:
             del self._failures[key]
 
 
-def _login_key(login: str) -> tuple[str, str]:
-    # The MX may not tell `Anna` from `anna`; an attacker must not gain by spelling.
-    return ("login", login.casefold())
+def _login_key(login: str) -> _Key:
+    # The MX may not tell `Anna` from `anna`; an attacker must not gain by spelling, nor fill the
+    # memory by long names.
+    folded = login.casefold().encode("utf-8", "surrogatepass")
+    return "login", blake2b(folded, digest_size=16).digest()
 
 
-def _keys(login: str, address: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (_login_key(login), ("address", _network(address)))
+def _keys(login: str, address: str) -> tuple[_Key, _Key]:
+    return _login_key(login), ("address", _network(address).encode("utf-8", "surrogatepass"))
 
 
 def _network(address: str) -> str:
