@@ -304,8 +304,10 @@ class Switchboard:
         """
         number = dialled(to)
         self._check_may_call(ext, number)
-        self._free_device(ext)
         parked = self._parked_at(number)
+        if parked is not None and parked.party(ext) is not None:
+            raise _wrong_state()
+        self._free_device(ext)
         if parked is not None:
             return self._pick_up_by_dialling(ext, number, parked)
         outside = self._is_outside(number)
@@ -790,8 +792,6 @@ class Switchboard:
         return self._join(call, ext, State.CONNECTED)
 
     def _pick_up_by_dialling(self, ext: str, number: str, parked: Call) -> tuple[Call, Party]:
-        if parked.party(ext) is not None:
-            raise _wrong_state()
         party = self._take_place(parked, ext)
         self._tell(
             party,

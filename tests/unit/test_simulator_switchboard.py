@@ -487,6 +487,18 @@ def test_a_parked_call_is_taken_by_its_id(who):
     assert call.place is None
 
 
+def test_a_parked_party_cannot_take_its_own_call():
+    """Neither by the place nor by the id; the refusal changes nothing."""
+    board = a_board()
+    call, party = talking(board, B, A)
+    place = board.park(call, party)
+    board.drain()
+    assert refusal(lambda: board.make_call(B, f"*77{place}")) == WRONG_STATE
+    assert refusal(lambda: board.pick_up(B, party.call_id)) == WRONG_STATE
+    assert board.drain() == []
+    assert call.party(B).state is State.CONNECTED
+
+
 def test_park_places_are_used_again():
     """The lowest free place is taken."""
     board = a_board()
