@@ -10,6 +10,7 @@ from twisted.application.internet import StreamServerEndpointService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
@@ -24,6 +25,8 @@ from tests.integration.streams import Stream
 LOOPBACK = "127.0.0.1"
 # Whatever a test waits for comes within this time, in seconds, or the test fails.
 PATIENCE = 10.0
+# How often a condition is looked at that nobody tells of.
+STEP = 0.005
 
 # The user of the simulated company that most tests act as.
 LOGIN, PASSWORD, EXT, JID = "user_login", "password", "3095", 43884851147406145
@@ -152,10 +155,7 @@ class Running:
         self.log = log
         self.service = service.build(settings, reactor)
         self.link = self.service.getServiceNamed(ServerLink.name)
-        self.link.listen(self)
-        self.link.address_book.changed = self._settle
         self.ports = []
-        self._waiters = []
         self._connections = []
         self._pool = HTTPConnectionPool(reactor, persistent=False)
         self._agent = Agent(reactor, pool=self._pool)
@@ -180,34 +180,12 @@ class Running:
             connection.abort()
         await self._pool.closeCachedConnections()
 
-    def link_up(self):
-        """Hear of the server connection (see `mxflex.mx.link.LinkListener`)."""
-        self._settle()
-
-    def link_down(self):
-        """Hear of its end."""
-        # The link says so before its own state and its monitors are settled.
-        self._reactor.callLater(0, self._settle)
-
-    def call_event(self, ext, event):
-        """Hear of an event, after the streams."""
-        self._settle()
-
-    def _settle(self):
-        for condition, waiter in list(self._waiters):
-            if condition() and not waiter.called:
-                waiter.callback(None)
-
     async def when(self, condition):
-        """Wait until a condition on the link or the address book holds."""
-        if condition():
-            return
-        waiter = (condition, Deferred())
-        self._waiters.append(waiter)
-        try:
-            await self.soon(waiter[1])
-        finally:
-            self._waiters.remove(waiter)
+        """Wait until a condition on the daemon's inside holds, which tells nobody when it does."""
+        deadline = self._reactor.seconds() + PATIENCE
+        while not condition():
+            assert self._reactor.seconds() < deadline, "waited in vain"
+            await self.pause(STEP)
 
     async def when_ready(self):
         """Wait for the server connection and the address book."""
@@ -220,6 +198,14 @@ class Running:
     def soon(self, deferred):
         """Give the Deferred, which fails when it takes longer than tests are willing to wait."""
         return deferred.addTimeout(PATIENCE, self._reactor)
+
+    async def pause(self, seconds):
+        """Let time go by, where the promise under test is one about time."""
+        await deferLater(self._reactor, seconds)
+
+    def later(self, coroutine):
+        """Begin something now and give a Deferred of its end."""
+        return self.soon(Deferred.fromCoroutine(coroutine))
 
     # --- Requests ---------------------------------------------------------------------------------
 
