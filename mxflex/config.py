@@ -12,11 +12,13 @@ Source: HTTP contract, section 5.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import json
 import math
 import re
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -27,6 +29,9 @@ from mxflex.errors import ConfigError
 
 DEFAULT_HOST: Final = "localhost:8080"
 MX_PORT: Final = 7778
+HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
+LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
 # A configuration has a few dozen short lines; whatever is larger is some other file.
 MAX_FILE_BYTES: Final = 1 << 20
@@ -129,13 +134,52 @@ class LoginSettings:
 
 
 @attrs.frozen(kw_only=True)
+class AcmeSettings:
+    """How a certificate is got from an ACME server (RFC 8555).
+
+    Attributes:
+        email: Where the CA may write to, or "".
+        directory: The URL of the CA's directory.
+        storage: The folder for the certificate and the account's key.
+        ca_file: A file with the CA that the ACME server's own certificate is from, or "".
+        profile: The certificate profile to ask for, or "" for the CA's default.
+        eab_kid: Key identifier of an external account binding, or "".
+        eab_key: Its secret.
+    """
+
+    email: str = ""
+    directory: str = LETS_ENCRYPT
+    storage: str = "certs"
+    ca_file: str = ""
+    profile: str = ""
+    eab_kid: str = ""
+    eab_key: bytes = attrs.field(default=b"", repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class TLSSettings:
+    """A certificate of one's own, instead of one by ACME.
+
+    Attributes:
+        certificate: The file with the certificate and its chain, or "".
+        key: The file with its private key, or "".
+    """
+
+    certificate: str = ""
+    key: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """Everything that `mxflex.service.build` needs to know.
 
     Attributes:
         host: Name or address at which clients find MXFlex; IPv6 without brackets.
-        port: TCP port of plain HTTP.
+        port: TCP port of HTTPS or plain HTTP.
+        https: Whether that port speaks TLS: for a public name, or with a certificate of one's own.
         listen: Twisted endpoint strings that replace the port derived from `host` and `port`.
+        listen_http: Endpoint strings for the plain port beside HTTPS, which answers the challenges
+            of the CA and redirects all else.
         html: The folder with the static files.
         mx: The MX.
         token: The tokens.
@@ -144,11 +188,15 @@ class Config:
         login: The logins.
         proxies: Networks of reverse proxies whose `X-Forwarded-For` and `-Proto` are believed.
         cors: Origins, as a browser spells them, that may call the API from other sites.
+        acme: How a certificate is got.
+        tls: A certificate of one's own.
     """
 
     host: str = "localhost"
     port: int = 8080
+    https: bool = False
     listen: tuple[str, ...] = ()
+    listen_http: tuple[str, ...] = ()
     html: str = "html"
     mx: MXSettings
     token: TokenSettings = TokenSettings()
@@ -157,6 +205,8 @@ class Config:
     login: LoginSettings = LoginSettings()
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     cors: tuple[str, ...] = ()
+    acme: AcmeSettings = AcmeSettings()
+    tls: TLSSettings = TLSSettings()
 
 
 def read_text(path: str) -> str:
@@ -210,7 +260,7 @@ def load(
         ConfigError: Whatever is wrong.
     """
     given = _settle_password(_flatten(_parse(text, source), source), _from_environment(environ))
-    return _build({key: _read(item, read_file) for key, item in given.items()}, source, given)
+    return _build({key: _read(item, read_file) for key, item in given.items()}, source)
 
 
 def known_keys() -> frozenset[str]:
@@ -656,6 +706,38 @@ def _origin(item: _Item) -> str:
     return f"{scheme}://{host}{port}"
 
 
+def _email(item: _Item) -> str:
+    wanted = "an address such as admin@example.com"
+    text = _text(item, wanted).strip()
+    if not re.fullmatch(r"[^\s@:]+@[^\s@:]+", text):
+        raise item.wrong(f"expected {wanted}")
+    return text
+
+
+def _directory(item: _Item) -> str:
+    wanted = "the URL of an ACME directory, beginning with https://"
+    text = _text(item, wanted).strip()
+    if not re.fullmatch(r"https://[^\s/]+/\S*", text):
+        raise item.wrong(f"expected {wanted}")
+    return text
+
+
+def _eab_key(item: _Item) -> bytes:
+    wanted = "the secret that the CA gave out, in base64url"
+    text = _text(item, wanted).strip().rstrip("=")
+    # One digit more than whole groups of four cannot be.
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", text) or len(text) % 4 == 1:
+        raise item.wrong(f"expected {wanted}")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _pem_file(item: _Item, read_file: ReadFile, block: str) -> str:
+    text = _text(item, "the path of a file")
+    if not re.search(f"-----BEGIN [A-Z ]*{block}-----", _contents(item, text, read_file)):
+        raise item.wrong(f"the file should hold a {block.lower()} in PEM form")
+    return text
+
+
 _Reader = Callable[[_Item, ReadFile], Any]
 
 
@@ -671,6 +753,7 @@ def _plain(reader: Callable[..., Any], *args: object) -> _Reader:
 _READERS: Final[Mapping[str, _Reader]] = {
     "host": _plain(_address, "a name or an address, with a port or without"),
     "listen": _listen,
+    "listen_http": _listen,
     "html": _plain(_text, "the path of a folder"),
     "mx.addr": _plain(_address, "the name or the address of the MX, with a port or without"),
     "mx.login": _plain(_text),
@@ -697,6 +780,15 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "login.queue": _plain(_whole, 0, 100_000),
     "proxies": _proxies,
     "cors": _cors,
+    "acme.email": _plain(_email),
+    "acme.directory": _plain(_directory),
+    "acme.storage": _plain(_text, "the path of a folder"),
+    "acme.ca_file": partial(_pem_file, block="CERTIFICATE"),
+    "acme.profile": _plain(_text),
+    "acme.eab_kid": _plain(_text),
+    "acme.eab_key": _plain(_eab_key),
+    "tls.certificate": partial(_pem_file, block="CERTIFICATE"),
+    "tls.key": partial(_pem_file, block="PRIVATE KEY"),
 }
 
 _SECTIONS: Final = frozenset(key.partition(".")[0] for key in _READERS if "." in key)
@@ -717,29 +809,35 @@ _REQUIRED: Final[Mapping[str, str]] = {
 }
 
 
-def _build(values: dict[str, Any], source: str, given: Mapping[str, _Item]) -> Config:
+_PLAIN_KEYS: Final = ("listen", "listen_http", "html", "proxies", "cors")
+
+# Keys of which neither makes sense without the other.
+_PAIRS: Final = (("tls.certificate", "tls.key"), ("acme.eab_kid", "acme.eab_key"))
+
+
+def _build(values: dict[str, Any], source: str) -> Config:
     if "mx.password_file" in values:
         values["mx.password"] = values.pop("mx.password_file")
     for key, expected in _REQUIRED.items():
         if key not in values:
             raise ConfigError(source, key, expected)
+    for pair in _PAIRS:
+        for key, other in (pair, pair[::-1]):
+            if key in values and other not in values:
+                raise ConfigError(source, other, f"required beside {key}")
 
     def section(name: str) -> dict[str, Any]:
         return {key.partition(".")[2]: values[key] for key in _of(name) if key in values}
 
     default = _Item(source, "host", DEFAULT_HOST)
     own: _Address = values.pop("host", None) or _address(default, "")
-    if not values.get("listen") and own.is_public_name and own.port in (None, 443):
-        item = given.get("host", default)
-        raise item.wrong(
-            "HTTPS with a certificate for a public name is not there yet;"
-            " name another port for plain HTTP, such as :8080, or set listen"
-        )
+    https = "tls.certificate" in values or (own.is_public_name and own.port in (None, HTTPS_PORT))
     mx = section("mx")
     addr: _Address = mx.pop("addr")
     return Config(
         host=own.host,
-        port=own.port or 80,
+        port=own.port or (HTTPS_PORT if https else HTTP_PORT),
+        https=https,
         mx=MXSettings(
             host=addr.host,
             port=addr.port or MX_PORT,
@@ -750,5 +848,7 @@ def _build(values: dict[str, Any], source: str, given: Mapping[str, _Item]) -> C
         events=EventSettings(**section("events")),
         calls=CallSettings(**section("calls")),
         login=LoginSettings(**section("login")),
-        **{key: values[key] for key in ("listen", "html", "proxies", "cors") if key in values},
+        acme=AcmeSettings(**section("acme")),
+        tls=TLSSettings(**section("tls")),
+        **{key: values[key] for key in _PLAIN_KEYS if key in values},
     )

@@ -186,7 +186,7 @@ class ClientConnection(_Receiver):
         late = invoke_id in self._abandoned
         self._abandoned.pop(invoke_id, None)
         cls = EVENTS.get(element.name)
-        if cls is None or (issubclass(cls, Reply) and (late or cls is CSTAError)):
+        if cls is None or (issubclass(cls, Reply) and (late or issubclass(cls, CSTAError))):
             return LateReply(invoke_id, element.name)
         # Servers are not known to send events with other ids, but losing one would be worse.
         return EventReceived(read_event(element))

@@ -138,14 +138,62 @@ def test_host_refused(text):
     assert error_of(f'host: "{text}"\n{MX}').startswith("test.yaml: host: expected ")
 
 
-@pytest.mark.parametrize("host", ["crm.example.com", "crm.example.com:443", "CRM.Example.COM."])
-def test_public_name_needs_a_port(host):
-    """A public name that would mean HTTPS is refused with what to do, unless `listen` is given."""
-    line = error_of(f"host: {host}\n{MX}")
-    assert line.startswith("test.yaml: host: HTTPS ")
-    assert ":8080" in line
-    assert "listen" in line
-    assert of(f'host: {host}\nlisten: ["tcp:8080"]').listen == ("tcp:8080",)
+@pytest.mark.parametrize(
+    ("host", "port", "https"),
+    [
+        ("crm.example.com", 443, True),
+        ("crm.example.com:443", 443, True),
+        ("CRM.Example.COM.", 443, True),
+        ("crm.example.com:8080", 8080, False),
+        ("crm.example.com:80", 80, False),
+        ("mx.local", 80, False),
+        ("localhost", 80, False),
+        ("192.0.2.1", 80, False),
+        ("192.0.2.1:443", 443, False),
+    ],
+)
+def test_public_name_means_https(host, port, https):
+    """A public name without a port or with 443 is served by HTTPS, all else by plain HTTP."""
+    loaded = of(f'host: "{host}"')
+    assert (loaded.port, loaded.https) == (port, https)
+
+
+def test_own_certificate_means_https():
+    """With a certificate of one's own any host is served by HTTPS, on 443 unless it says else."""
+    pem = "-----BEGIN CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----"
+    text = f"{MX}\ntls: {{certificate: a.pem, key: b.pem}}\nhost: "
+    loaded = load(text + "192.0.2.1", "test.yaml", {}, lambda path: pem)
+    assert (loaded.port, loaded.https, loaded.tls.key) == (443, True, "b.pem")
+    loaded = load(text + "'localhost:8443'", "test.yaml", {}, lambda path: pem)
+    assert (loaded.port, loaded.https) == (8443, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("tls: {certificate: a.pem}", "test.yaml: tls.key: required beside tls.certificate"),
+        ("tls: {key: b.pem}", "test.yaml: tls.certificate: required beside tls.key"),
+        ("acme: {eab_kid: a}", "test.yaml: acme.eab_key: required beside acme.eab_kid"),
+        ("acme: {eab_kid: a, eab_key: 'a b'}", "test.yaml: acme.eab_key: expected the secret"),
+        ("acme: {eab_kid: a, eab_key: abcde}", "test.yaml: acme.eab_key: expected the secret"),
+        ("acme: {email: nobody}", "test.yaml: acme.email: expected an address"),
+        ("acme: {directory: 'http://x/'}", "test.yaml: acme.directory: expected the URL"),
+        ("acme: {ca_file: b.pem}", "test.yaml: acme.ca_file: the file should hold a certificate"),
+    ],
+)
+def test_certificate_settings_refused(text, line):
+    """Half a pair, and what is no such thing, is refused in one line."""
+    files = {"a.pem": "-----BEGIN CERTIFICATE-----", "b.pem": "-----BEGIN PRIVATE KEY-----"}
+    with pytest.raises(ConfigError) as caught:
+        load(f"{MX}\n{text}", "test.yaml", {}, files.__getitem__)
+    assert str(caught.value).startswith(line)
+
+
+def test_eab_key_is_decoded():
+    """The secret of an external account binding is base64url, with padding or without."""
+    for spelled in ("AAEC_w", "AAEC_w=="):
+        loaded = of(f"acme: {{eab_kid: k, eab_key: '{spelled}'}}")
+        assert loaded.acme.eab_key == b"\x00\x01\x02\xff"
 
 
 @pytest.mark.parametrize(
@@ -582,7 +630,11 @@ def test_sample_shows_every_key():
                 continue
         active.append(line.replace("#", "", 1) if line.lstrip().startswith("#") else line)
     assert shown == known_keys()
-    loaded = load("\n".join(active), "sample", {}, lambda path: "secret")
+    pem = "secret -----BEGIN CERTIFICATE----------BEGIN PRIVATE KEY-----"
+    text = "\n".join(active).replace("the secret in base64url", "c2VjcmV0")
+    loaded = load(text, "sample", {}, lambda path: pem)
+    assert loaded.acme.directory == config.LETS_ENCRYPT
+    assert loaded.acme.storage == config.AcmeSettings().storage
     defaults = MXSettings(host="192.0.2.10", login="mxflex", password="secret")
     assert loaded.mx.timeout == defaults.timeout
     assert loaded.mx.keepalive == defaults.keepalive
