@@ -85,6 +85,10 @@ class MXBusy(MXUnavailable):
     """More logins wait for the MX than MXFlex lets queue."""
 
 
+class CertificateError(MXFlexError):
+    """A certificate for the web side cannot be had or used; the service goes on without it."""
+
+
 class RequestError(MXFlexError):
     """The HTTP client asked for something that cannot be answered as it was asked."""
 
