@@ -36,12 +36,14 @@ class History:
     Args:
         size: Events kept; 0 keeps none.
         now: The time, in seconds since the epoch.
+        above: Where an earlier history of the extension may have ended; no id of it comes again,
+            even if the clock was set back.
     """
 
-    def __init__(self, size: int, now: float) -> None:
+    def __init__(self, size: int, now: float, above: int = 0) -> None:
         self._ids: deque[int] = deque(maxlen=size)
         self._events: deque[StreamEvent] = deque(maxlen=size)
-        self._first_id = self._last_id = int(now * 1_000_000)
+        self._first_id = self._last_id = max(above + 1, int(now * 1_000_000))
         # The id from which on everything is kept: the start, or the last event that was dropped.
         self._complete_after = self._first_id
 

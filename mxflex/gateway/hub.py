@@ -19,7 +19,7 @@ log = Logger()
 
 
 class Listener(Protocol):
-    """An open stream. Neither method may block or raise."""
+    """An open stream. Neither method may block, raise, or publish an event."""
 
     def send(self, frame: bytes) -> None:
         """Send the bytes of one event, or keep them until the client reads."""
@@ -84,17 +84,23 @@ class Hub:
         self._gap = gap
         self._history = history
         self._channels: dict[str, _Channel] = {}
+        # No closed history has an id beyond this one.
+        self._closed_at = 0
 
     def open(self, ext: str) -> None:
         """Begin to keep events of an extension; those from before are not known. Idempotent."""
         if ext not in self._channels:
-            self._channels[ext] = _Channel(History(self._history, self._clock()))
+            history = History(self._history, self._clock(), self._closed_at)
+            self._channels[ext] = _Channel(history)
 
     def close(self, ext: str) -> None:
         """Forget an extension and end all its streams. Idempotent."""
         channel = self._channels.pop(ext, None)
         if channel is not None:
-            _end_all(channel)
+            self._closed_at = max(self._closed_at, channel.history.last_id)
+            listeners, channel.listeners = channel.listeners, {}
+            for listener in listeners:
+                _end(listener)
 
     def close_all(self) -> None:
         """Forget every extension and end all streams."""
@@ -153,14 +159,16 @@ class Hub:
         event_id = channel.history.next_id(self._clock())
         frame = self._encode(event_id, name, data)
         channel.history.append(StreamEvent(event_id, frame))
-        # A listener that is cut off while this runs leaves the dict.
         for listener in list(channel.listeners):
+            # One that was cut off while this runs has left the dict.
+            if listener not in channel.listeners:
+                continue
             try:
                 listener.send(frame)
             except Exception:
                 log.failure("a stream failed and is ended")
                 channel.listeners.pop(listener, None)
-                listener.end()
+                _end(listener)
 
     def publish_gap(self, reason: str, since: float) -> None:
         """Tell every stream of every extension that events are lost.
@@ -174,7 +182,8 @@ class Hub:
             self.publish(ext, "gap", data)
 
 
-def _end_all(channel: _Channel) -> None:
-    for listener in list(channel.listeners):
+def _end(listener: Listener) -> None:
+    try:
         listener.end()
-    channel.listeners.clear()
+    except Exception:
+        log.failure("a stream failed at its end")
