@@ -87,8 +87,8 @@ class Fields:
 
 def read_list(request: Request, name: str) -> str | None:
     """Give a header that holds a list; its parts may come in several lines (RFC 9110, 5.3)."""
-    lines = request.requestHeaders.getRawHeaders(name)
-    return None if lines is None else ", ".join(lines)
+    lines = request.requestHeaders.getRawHeaders(name.encode("ascii"))
+    return None if lines is None else b", ".join(lines).decode("latin-1")
 
 
 def read_query(request: Request) -> Fields:
