@@ -5,21 +5,29 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
+import pem
 from OpenSSL import SSL
+from treq.client import HTTPClient
 from twisted.application.internet import StreamServerEndpointService
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
 from twisted.web.resource import IResource
 
-from mxflex.config import Config, MXSettings
-from mxflex.errors import ConfigError
+from mxflex.certs.context import ServingCertificate
+from mxflex.certs.files import CertificateFiles
+from mxflex.certs.issuing import CertificateService
+from mxflex.certs.responder import ChallengeResponder
+from mxflex.certs.store import CertificateFile
+from mxflex.config import HTTP_PORT, HTTPS_PORT, Config, MXSettings
+from mxflex.errors import CertificateError, ConfigError
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import Hub
@@ -35,10 +43,14 @@ from mxflex.mx.verify import LoginCheck
 from mxflex.web.app import Api
 from mxflex.web.eventjson import encode_call_event, encode_gap
 from mxflex.web.eventstream import EventStreams, encode_sse
+from mxflex.web.secure import PlainRoot, SecureSite
 from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
 
 log = Logger()
+
+# How long the ACME server may take to accept a connection, in seconds.
+ACME_CONNECT_SECONDS = 15
 
 
 def build(config: Config, reactor: IReactorTime) -> MultiService:
@@ -70,15 +82,75 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
     if not Path(config.html).is_dir():
         log.warn("there is no folder {html}: no static files", html=config.html)
     root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))
-    site = MXFlexSite(root, reactor, config.proxies)
 
     daemon = MultiService()
     daemon.setName("mxflex")
     link.setServiceParent(daemon)
     streams.setServiceParent(daemon)
-    for description in config.listen or _endpoints(config.host, config.port):
-        _Listener(reactor, description, site).setServiceParent(daemon)
+    if config.https:
+        _serve_https(config, reactor, root, daemon)
+    else:
+        site = MXFlexSite(root, reactor, config.proxies)
+        for description in config.listen or _endpoints(config.host, config.port):
+            _Listener(reactor, description, site).setServiceParent(daemon)
     return daemon
+
+
+def _serve_https(
+    config: Config, reactor: IReactorTime, root: IResource, daemon: MultiService
+) -> None:
+    """Add the HTTPS port, the plain one beside it, and whoever looks after the certificate."""
+    serving = ServingCertificate(config.host)
+    responder = ChallengeResponder()
+    certificates: Service
+    if config.tls.certificate:
+        try:
+            certificates = CertificateFiles(
+                reactor, serving, Path(config.tls.certificate), Path(config.tls.key)
+            )
+        except CertificateError as error:
+            raise ConfigError("", "tls.certificate", str(error)) from error
+    else:
+        certificates = _issuing(config, reactor, serving, responder)
+    certificates.setServiceParent(daemon)
+    site = SecureSite(root, reactor, config.proxies, lambda: serving.real)
+    secure = TLSMemoryBIOFactory(serving, False, site, clock=reactor)
+    for description in config.listen or _endpoints(config.host, config.port):
+        _Listener(reactor, description, secure).setServiceParent(daemon)
+    beside = _endpoints(config.host, HTTP_PORT) if config.port == HTTPS_PORT else ()
+    plain = MXFlexSite(PlainRoot(config.host, config.port, responder.answer), reactor, ())
+    for description in config.listen_http or beside:
+        _Listener(reactor, description, plain).setServiceParent(daemon)
+
+
+def _issuing(
+    config: Config,
+    reactor: IReactorTime,
+    serving: ServingCertificate,
+    responder: ChallengeResponder,
+) -> CertificateService:
+    acme = config.acme
+    trust = platformTrust()
+    if acme.ca_file:
+        try:
+            trust = trustRootFromCertificates(
+                [Certificate.loadPEM(each.as_bytes()) for each in pem.parse_file(acme.ca_file)]
+            )
+        except SSL.Error as error:
+            raise ConfigError(acme.ca_file, "acme.ca_file", "expected certificates") from error
+    agent = Agent(reactor, BrowserLikePolicyForHTTPS(trust), connectTimeout=ACME_CONNECT_SECONDS)
+    return CertificateService(
+        reactor,
+        config.host,
+        store=CertificateFile(Path(acme.storage), config.host),
+        serving=serving,
+        responder=responder,
+        http=HTTPClient(agent),
+        directory=acme.directory,
+        email=acme.email,
+        eab=(acme.eab_kid, acme.eab_key),
+        profile=acme.profile,
+    )
 
 
 def _dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:
@@ -131,13 +203,13 @@ def _has_ipv6() -> bool:
 class _Listener(StreamServerEndpointService):
     """A listening port; the daemon does not start without it."""
 
-    def __init__(self, reactor: IReactorTime, description: str, site: MXFlexSite) -> None:
+    def __init__(self, reactor: IReactorTime, description: str, factory: IProtocolFactory) -> None:
         try:
             endpoint = serverFromString(reactor, description)
         except (ValueError, TypeError, KeyError) as error:
             expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
             raise ConfigError("", "listen", expected) from error
-        super().__init__(endpoint, site)
+        super().__init__(endpoint, factory)
         self._description = description
 
     def privilegedStartService(self) -> None:
@@ -146,14 +218,14 @@ class _Listener(StreamServerEndpointService):
         Raises:
             SystemExit: The port cannot be had; one line says which and why.
         """
+        # Twisted opens ports at once, so whatever is wrong is known here. Raised from a callback it
+        # would be swallowed, and a daemon without its port would run on.
+        failures: list[Failure] = []
         opening: Deferred[object] = self.endpoint.listen(self.factory)
-        self._waitingForPort = opening
-        opening.addCallbacks(self._opened, self._not_opened)
+        self._waitingForPort = opening.addCallbacks(self._opened, failures.append)
+        for failure in failures:
+            raise SystemExit(f"{self._description}: {failure.getErrorMessage()}")
 
     def _opened(self, port: object) -> object:
         log.info("listening on {endpoint}", endpoint=self._description)
         return port
-
-    def _not_opened(self, failure: Failure) -> NoReturn:
-        failure.trap(CannotListenError)
-        raise SystemExit(f"{self._description}: {failure.getErrorMessage()}")

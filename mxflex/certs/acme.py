@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from cryptography import x509
@@ -21,6 +21,7 @@ from josepy.b64 import b64encode
 from josepy.jwa import ES256, HS256
 from josepy.jwk import JWKEC
 from josepy.util import ComparableECKey
+from treq.client import HTTPClient
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
@@ -46,13 +47,6 @@ MAX_NONCE_TRIES = 40
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")
 
 _JOSE = {"Content-Type": "application/jose+json"}
-
-
-class HTTPClient(Protocol):
-    """What is used of `treq.client.HTTPClient`."""
-
-    def request(self, method: str, url: str, **kwargs: Any) -> Any:
-        """Send a request; give a Deferred of the response."""
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pem
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -22,7 +23,7 @@ from twisted.python.failure import Failure
 from txacme.service import AcmeIssuingService
 from txacme.util import csr_for_names
 
-from mxflex.certs.acme import Account, AcmeClient, HTTPClient, certificate_id
+from mxflex.certs.acme import Account, AcmeClient, certificate_id
 from mxflex.certs.context import ServingCertificate
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile, check_pair, private_bytes

@@ -1,0 +1,87 @@
+"""The two ports of a server with a certificate: HTTPS, and the plain one that leads there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource, Resource
+
+from mxflex.web.http2 import Negotiator
+from mxflex.web.render import send_error
+from mxflex.web.site import MXFlexSite, Request
+
+# Browsers shall come by HTTPS alone for a year, in seconds (RFC 6797).
+HSTS = b"max-age=31536000"
+CHALLENGE = [b".well-known", b"acme-challenge"]
+HTTPS_PORT = 443
+
+
+class SecureSite(MXFlexSite):
+    """The site on TLS: HTTP/1.1 or HTTP/2.
+
+    Args:
+        root: What is served.
+        clock: Gives the time and delayed calls.
+        proxies: See `MXFlexSite`.
+        trusted: Whether the certificate of the moment is one that browsers may trust.
+    """
+
+    def __init__(
+        self,
+        root: IResource,
+        clock: IReactorTime,
+        proxies: tuple[IPv4Network | IPv6Network, ...],
+        trusted: Callable[[], bool],
+    ) -> None:
+        super().__init__(root, clock, proxies)
+        self.trusted = trusted
+        self.requestFactory = SecureRequest
+        self.protocol = Negotiator  # type: ignore[method-assign, assignment]
+
+
+class SecureRequest(Request):
+    """A request over TLS."""
+
+    site: SecureSite
+
+    def render(self, resrc: IResource) -> None:
+        """Render a resource; once there is a real certificate, ask for HTTPS from now on."""
+        if self.site.trusted():
+            self.setHeader(b"strict-transport-security", HSTS)
+        super().render(resrc)
+
+
+class PlainRoot(Resource):
+    """Port 80: answers the CA's challenges, and sends everybody else to HTTPS.
+
+    Args:
+        host: The configured host, which alone is where people are sent.
+        port: The port of HTTPS.
+        answer: Gives the answer to a challenge by its token; None for an unknown one.
+    """
+
+    isLeaf = True
+
+    def __init__(self, host: str, port: int, answer: Callable[[bytes], bytes | None]) -> None:
+        super().__init__()
+        suffix = "" if port == HTTPS_PORT else f":{port}"
+        self._base = f"https://{host}{suffix}".encode("ascii")
+        self._answer = answer
+
+    def render(self, request: Request) -> bytes:
+        """Answer a challenge, or redirect (RFC 9110, 15.4.9)."""
+        *folder, token = request.postpath or [b""]
+        if folder == CHALLENGE:
+            answer = self._answer(token)
+            if answer is None:
+                return send_error(request, 404, "not found")
+            request.setHeader(b"content-type", b"application/octet-stream")
+            request.setHeader(b"content-length", b"%d" % len(answer))
+            return answer
+        target = request.uri if request.uri.startswith(b"/") else b"/"
+        request.setResponseCode(308)
+        request.setHeader(b"location", self._base + target)
+        request.setHeader(b"content-length", b"0")
+        return b""
