@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 from twisted.logger import Logger
 
-from mxflex.errors import MXError
+from mxflex.errors import CommandRefused, MXError, MXTimeout
 from mxflex.mx.protocol import MXProtocol
 from mxflex.wire.messages import (
     AddressBookAdded,
@@ -41,6 +41,16 @@ def _nothing() -> None:
     """Take no interest in changes."""
 
 
+def _keeps_place(known: AddressBookEntry | None, entry: AddressBookEntry) -> bool:
+    """Tell whether a change leaves the person where they were in the server's order.
+
+    What the order goes by is the server's affair: name, extension, anything but the presence.
+    """
+    return known is not None and entry == attrs.evolve(
+        known, presence=entry.presence, note=entry.note
+    )
+
+
 @attrs.define(eq=False)
 class AddressBook:
     """Everybody the MX knows, kept current by its events.
@@ -62,8 +72,8 @@ class AddressBook:
     version: int = attrs.field(init=False, default=0)
     # The book that is being read, before it replaces `entries`.
     _fresh: _Book | None = attrs.field(init=False, default=None)
-    # Whether people were added or removed since that reading began: the pages have shifted then,
-    # and somebody may have slipped from one that is still to come into one that has gone by.
+    # Whether people were added, moved or removed since the pages were begun: these have shifted
+    # then, and somebody may have slipped from one that is still to come into one that has gone by.
     _shifted: bool = attrs.field(init=False, default=False)
 
     async def read(self, protocol: MXProtocol) -> None:
@@ -73,13 +83,18 @@ class AddressBook:
             MXError: The MX refused, did not answer in time, or the connection ended. What was known
                 before stays.
         """
+        # Changes are told from before the first page on, so what one pass has found stays true, and
+        # the next one adds whom the shifting pages hid.
+        book: _Book = {}
+        self._fresh = book
         try:
             for _ in range(MAX_READINGS):
-                book: _Book = {}
-                self._fresh, self._shifted = book, False
+                self._shifted = False
                 await self._read_pages(protocol, book)
                 if not self._shifted:
                     break
+            else:
+                log.warn("the address book changed all the time while it was read")
             self.entries, self.loaded = book, True
         finally:
             self._fresh = None
@@ -87,22 +102,32 @@ class AddressBook:
         self._count_change()
 
     async def _read_pages(self, protocol: MXProtocol, book: _Book) -> None:
+        # Changes put people into the book before their page comes, so it cannot tell what is new.
+        found: set[int | None] = set()
         received = 0
+        # Whether the size has shown that it does not count people; the end is found by trying then.
+        trying = False
         for index in range(MAX_PAGES):
-            page = await protocol.request(
-                GetAddressBook(index=index), confirms=partial(_is_page, index)
-            )
+            try:
+                page = await protocol.request(
+                    GetAddressBook(index=index), confirms=partial(_is_page, index)
+                )
+            except (CommandRefused, MXTimeout):
+                if trying:
+                    return
+                raise
             if not isinstance(page, AddressBookPage):
                 raise MXError("the MX answered the address book in an unknown way")
-            known = len(book)
+            before = len(found)
             for entry in page.entries:
+                found.add(entry.jid)
                 if entry.jid:
                     book[entry.jid] = entry
             received += len(page.entries)
-            # Whether the size counts people or something else, and how many fit a page, differs:
-            # a page that brings nobody new is the last one in any case.
-            if received >= (page.size or 0) or len(book) == known:
+            # How many fit a page differs. One that brings nobody new is the last in any case.
+            if received == page.size or len(found) == before:
                 return
+            trying = page.size is None or received > page.size
         log.warn("the address book did not end after {pages} pages", pages=MAX_PAGES)
 
     def observe(self, event: Event) -> None:
@@ -122,7 +147,8 @@ class AddressBook:
         if not entry.jid:
             log.warn("the MX told of an address book entry without an id")
             return
-        self._shifted |= entry.jid not in self.entries
+        if self._fresh is not None and not _keeps_place(self._fresh.get(entry.jid), entry):
+            self._shifted = True
         for book in self._books():
             book[entry.jid] = entry
         self._count_change()

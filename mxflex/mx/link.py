@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mxflex.errors import CommandRefused, LoginRefused, MXError, MXUnavailable
+from mxflex.errors import CommandRefused, LoginRefused, MXError, MXTimeout, MXUnavailable
 from mxflex.mx.addressbook import AddressBook
 from mxflex.mx.backoff import Backoff
 from mxflex.mx.monitors import Monitors
-from mxflex.mx.protocol import MXProtocol
+from mxflex.mx.protocol import CLOSE_SECONDS, MXProtocol
 from mxflex.mx.session import Dialer
 from mxflex.wire.messages import (
     CallEvent,
@@ -50,9 +50,10 @@ GOOD_LINK_SECONDS = 30 * SECOND
 PEACE_SECONDS = 30 * MINUTE
 # What failed on a good link (reading the address book, a monitor) is tried again after this pause.
 RETRY_SECONDS = 30 * SECOND
-# How long the steps of an orderly end may take.
+# How long the steps of an orderly end may take; the last one ends after the connection was cut.
 STOP_SECONDS = 2 * SECOND
 LOGOUT_SECONDS = 1 * SECOND
+LOST_SECONDS = CLOSE_SECONDS + 1 * SECOND
 # Names of unknown events that are remembered so that each is logged once.
 MAX_UNKNOWN_NAMES = 100
 
@@ -78,10 +79,6 @@ class LinkListener(Protocol):
 
     def call_event(self, ext: str, event: CallEvent) -> None:
         """A monitored extension has an event."""
-
-
-class _ThrownOut(MXError):
-    """The MX ended our session by force."""
 
 
 @attrs.define(eq=False)
@@ -164,12 +161,12 @@ class ServerLink(Service):
         protocol = self._protocol
         if protocol is not None and self.up:
             stopping = [Deferred.fromCoroutine(self.monitors.stop(e)) for e in self.monitors.wanted]
-            await self._briefly(gatherResults(stopping, consumeErrors=True), STOP_SECONDS)
+            await self._briefly(DeferredList(stopping, consumeErrors=True), STOP_SECONDS)
             await self._briefly(protocol.request(Logout()), LOGOUT_SECONDS)
         if self._supervisor is not None:
             self._supervisor.cancel()
         if protocol is not None:
-            await self._briefly(protocol.when_lost(), STOP_SECONDS)
+            await self._briefly(protocol.when_lost(), LOST_SECONDS)
         self.state = LinkState.STOPPED
 
     async def _briefly(self, step: Deferred[Any], seconds: float) -> None:
@@ -179,28 +176,41 @@ class ServerLink(Service):
             log.debug("a step of the end failed: {error!r}", error=error)
 
     async def _supervise(self) -> None:
-        while True:
+        while self.running:
             began = self._clock.seconds()
             try:
                 await self._session()
             except CancelledError:
                 raise
-            except (LoginRefused, CommandRefused) as error:
-                pause = self._waits.refused.next()
-                self._report(f"the MX refuses the login of {self._login}: {error}", pause)
-            except _ThrownOut as error:
-                pause = self._waits.thrown_out.next()
-                self._report(str(error), pause)
-            except MXError as error:
-                if self._clock.seconds() - began >= GOOD_LINK_SECONDS:
-                    self._waits.lost.reset()
-                pause = self._waits.lost.next()
-                self._report(str(error), pause)
-            except Exception:
-                pause = self._waits.refused.next()
-                log.failure("the server connection failed by a bug; next try in {s:.0f} s", s=pause)
+            except Exception as error:
+                if not self.running:
+                    # This is how an orderly end looks from here.
+                    return
+                pause = self._pause_after(error, self._clock.seconds() - began)
             self.state = LinkState.WAITING
             await deferLater(self._clock, pause)
+
+    def _pause_after(self, error: Exception, lived: float) -> float:
+        """Give the seconds to wait after a session that ended so, and log why it did."""
+        if self._thrown_out:
+            # However far the session had got: to come back at once is what another client of this
+            # account would do, too.
+            pause = self._waits.thrown_out.next()
+            trouble = "the MX ended the session by force (another client of this account?)"
+        elif isinstance(error, (LoginRefused, CommandRefused)):
+            pause = self._waits.refused.next()
+            trouble = f"the MX refuses the login of {self._login}: {error}"
+        elif isinstance(error, MXError):
+            if lived >= GOOD_LINK_SECONDS:
+                self._waits.lost.reset()
+            pause = self._waits.lost.next()
+            trouble = str(error)
+        else:
+            pause = self._waits.refused.next()
+            log.failure("the server connection failed by a bug", Failure(error))
+            trouble = "a bug"
+        self._report(trouble, pause)
+        return pause
 
     def _report(self, trouble: str, pause: float) -> None:
         """Log why the link is down: loudly when that is news, else quietly."""
@@ -248,30 +258,37 @@ class ServerLink(Service):
             if self._clock.seconds() - began >= PEACE_SECONDS:
                 self._waits.thrown_out.reset()
             self._tell_down()
-        if self._thrown_out:
-            raise _ThrownOut("the MX ended the session by force (another client of this account?)")
         raise MXUnavailable(reason)
 
     def _tell_up(self, serial: str) -> None:
         self.state = LinkState.READY
         self._trouble = ""
         log.info("server connection up, MX {serial}", serial=serial)
-        for listener in self._listeners:
-            listener.link_up()
+        self._tell("link_up", lambda listener: listener.link_up())
 
     def _tell_down(self) -> None:
         if self.up:
             self.state = LinkState.WAITING
-            for listener in self._listeners:
-                listener.link_down()
+            self._tell("link_down", lambda listener: listener.link_down())
+
+    def _tell(self, what: str, tell: Callable[[LinkListener], None]) -> None:
+        """Tell every listener; one that fails costs neither the others nor the link."""
+        for listener in self._listeners:
+            try:
+                tell(listener)
+            except Exception:
+                log.failure("a listener failed on {what}", what=what)
 
     # --- Chores -------------------------------------------------------------------------------
 
     async def _watch_address_book(self, protocol: MXProtocol) -> None:
-        """Ask for changes before the book is read, so that none falls between."""
+        """Ask for changes before the book is read, so that none falls between.
+
+        An MX that refuses or does not answer costs the news of the book alone, not the calls.
+        """
         try:
             await protocol.request(MonitorStartAddressBook())
-        except CommandRefused as error:
+        except (CommandRefused, MXTimeout) as error:
             log.error("the MX reports no address book changes: {error}", error=error)
 
     async def _read_address_book(self, protocol: MXProtocol) -> None:
@@ -326,5 +343,4 @@ class ServerLink(Service):
             log.info("event {name} of the MX is not known here and ignored", name=name)
 
     def _call_event(self, ext: str, event: CallEvent) -> None:
-        for listener in self._listeners:
-            listener.call_event(ext, event)
+        self._tell("call_event", lambda listener: listener.call_event(ext, event))

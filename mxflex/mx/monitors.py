@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
-from twisted.internet.defer import DeferredLock, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, DeferredSemaphore
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mxflex.errors import MXError, MXUnavailable
 from mxflex.mx.protocol import MXProtocol
@@ -57,37 +59,65 @@ class Monitors:
     async def start(self, ext: str) -> None:
         """See to it that the extension is monitored, now and after reconnects.
 
+        Cancelling it only ends the waiting: the MX may have been asked already, and a monitor that
+        nobody waits for any more is stopped as soon as its id is known.
+
         Raises:
             MXUnavailable: The server connection is down; the extension is not remembered.
             MXTimeout: The MX did not answer in time.
             CommandRefused: The MX refuses to monitor the extension.
         """
+        waiting: Deferred[None] = Deferred()
+        starting = Deferred.fromCoroutine(self._start(ext, waiting))
+        starting.addCallbacks(waiting.callback, waiting.errback)
+        await waiting
+
+    async def _start(self, ext: str, waiting: Deferred[None]) -> None:
         async with self._lock(ext):
+            if waiting.called:
+                return
             if ext not in self._monitor_of:
                 if self._protocol is None:
                     raise MXUnavailable("the server connection to the MX is down")
                 await self._start_on(self._protocol, ext)
-            self._wanted.add(ext)
+            if not waiting.called:
+                self._wanted.add(ext)
+            elif ext not in self._wanted:
+                await self._stop_running(ext)
 
     async def stop(self, ext: str) -> None:
-        """Stop monitoring the extension; events that still come are dropped. May be repeated."""
+        """Stop monitoring the extension; events that still come are dropped. May be repeated.
+
+        Cancelling it only ends the waiting.
+        """
         # Before the lock: a reconnect that waits for it must not start this monitor again.
         self._wanted.discard(ext)
+        waiting: Deferred[None] = Deferred()
+        stopping = Deferred.fromCoroutine(self._stop(ext))
+        stopping.addCallbacks(waiting.callback, waiting.errback)
+        await waiting
+
+    async def _stop(self, ext: str) -> None:
         async with self._lock(ext):
-            if ext in self._wanted:
-                # Somebody logged in while this waited.
-                return
-            monitor = self._monitor_of.pop(ext, None)
-            if monitor is None or self._protocol is None:
-                return
-            self._ext_of.pop(monitor, None)
-            try:
-                await self._protocol.request(MonitorStop(monitor=monitor))
-            except MXError as error:
-                # What matters, that no event goes on to anybody, is reached all the same.
-                log.warn("monitor of {ext} not stopped: {error}", ext=ext, error=error)
-            else:
-                log.info("monitor of {ext} stopped", ext=ext)
+            # Unless somebody logged in while this waited.
+            if ext not in self._wanted:
+                await self._stop_running(ext)
+
+    async def _stop_running(self, ext: str) -> None:
+        monitor = self._monitor_of.pop(ext, None)
+        if monitor is None or self._protocol is None:
+            return
+        self._ext_of.pop(monitor, None)
+        try:
+            await self._protocol.request(MonitorStop(monitor=monitor))
+        except MXUnavailable:
+            # It ended with its connection.
+            return
+        except MXError as error:
+            # What matters, that no event goes on to anybody, is reached all the same.
+            log.warn("monitor of {ext} not stopped: {error}", ext=ext, error=error)
+        else:
+            log.info("monitor of {ext} stopped", ext=ext)
 
     async def restore(self, protocol: MXProtocol) -> None:
         """Start every wanted monitor on a new connection.
@@ -99,10 +129,13 @@ class Monitors:
         """
         self._protocol = protocol
         places = DeferredSemaphore(RESTORE_AT_ONCE)
-        await gatherResults(
+        restored = await DeferredList(
             [places.run(self._restore_one, ext) for ext in sorted(self._wanted)],
             consumeErrors=True,
         )
+        for success, result in restored:
+            if not success:
+                cast("Failure", result).raiseException()
 
     async def _restore_one(self, ext: str) -> None:
         async with self._lock(ext):

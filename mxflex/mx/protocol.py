@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 import attrs
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -46,9 +47,20 @@ class _Waiter:
     `confirms` recognizes an event that is as good as the answer.
     """
 
+    invoke_id: int
     command: Command
     done: Deferred[Message]
     confirms: Callable[[Event], bool] | None
+
+    def is_answered_by(self, event: Event) -> bool:
+        """Tell whether an event is what the command waits for."""
+        answered_by = self.command.answered_by
+        if isinstance(event, CSTAError):
+            # Commands that are answered by an event are refused by an event, too.
+            return answered_by is not None
+        if self.confirms is not None:
+            return self.confirms(event)
+        return answered_by is not None and isinstance(event, answered_by)
 
 
 def ignore_event(_event: Event) -> None:
@@ -84,6 +96,9 @@ class MXProtocol(Protocol):
         self._on_event = on_event
         self._wire = ClientConnection()
         self._waiters: dict[int, _Waiter] = {}
+        # Those whose answer only said that the real one comes as an event: their ids are free
+        # again, and may belong to others by then.
+        self._announced: list[_Waiter] = []
         self._secured = False
         self._lost = False
         # Why the connection ended, once it has or is about to.
@@ -163,13 +178,14 @@ class MXProtocol(Protocol):
         """Fail everything that waits, at once."""
         self._lost = True
         if self._ended is None:
-            self._ended = MXUnavailable("the connection to the MX was lost")
+            self._ended = MXUnavailable(_words_for(reason))
         for name in list(self._timers):
             self._stop_timer(name)
         log.debug("connection to the MX ended: {reason}", reason=reason.getErrorMessage())
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            waiter.done.errback(self._why())
+        for waiter in [*self._waiters.values(), *self._announced]:
+            # Whoever learned of it before may have cancelled this one.
+            if self._take(waiter):
+                waiter.done.errback(self._why())
         secured, self._secured_waiters = self._secured_waiters, []
         for done in secured:
             done.errback(self._why())
@@ -233,8 +249,8 @@ class MXProtocol(Protocol):
             invoke_id, data = self._wire.request(command)
         except LocalProtocolError as error:
             return fail(error)
-        done: Deferred[Message] = Deferred(lambda _: self._abandon(invoke_id))
-        self._waiters[invoke_id] = _Waiter(command, done, confirms)
+        done: Deferred[Message] = Deferred(lambda _: self._forget(waiter))
+        self._waiters[invoke_id] = waiter = _Waiter(invoke_id, command, done, confirms)
         asked_at = self._clock.seconds()
 
         def timed_out(result: object, _seconds: float) -> object:
@@ -248,9 +264,19 @@ class MXProtocol(Protocol):
         self._write(data)
         return done
 
-    def _abandon(self, invoke_id: int) -> None:
-        self._waiters.pop(invoke_id, None)
-        self._wire.abandon(invoke_id)
+    def _take(self, waiter: _Waiter) -> bool:
+        """Let a command wait no longer; tell whether it did until now."""
+        if self._waiters.get(waiter.invoke_id) is waiter:
+            del self._waiters[waiter.invoke_id]
+            self._wire.abandon(waiter.invoke_id)
+            return True
+        if waiter in self._announced:
+            self._announced.remove(waiter)
+            return True
+        return False
+
+    def _forget(self, waiter: _Waiter) -> None:
+        self._take(waiter)
 
     def _write(self, data: bytes) -> None:
         self.tls.write(data)
@@ -300,6 +326,8 @@ class MXProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Hand what came to whoever waits for it."""
+        if self._ended is not None:
+            return
         self._last_received = self._clock.seconds()
         self._wire.receive_data(data)
         try:
@@ -329,16 +357,13 @@ class MXProtocol(Protocol):
             self.abort(MXUnavailable("the MX sent too many broken frames in a row"))
 
     def _reply(self, received: ReplyReceived) -> None:
-        waiter = self._waiters.get(received.invoke_id)
-        if waiter is None:
-            # Confirmed by an event before.
-            return
-        answered_by = received.command.answered_by
+        waiter = self._waiters.pop(received.invoke_id)
+        answered_by = waiter.command.answered_by
         if answered_by is not None and not isinstance(received.reply, (answered_by, CSTAError)):
             # The real answer comes as an event; this one only says that it will.
-            return
-        del self._waiters[received.invoke_id]
-        self._settle(waiter, received.reply)
+            self._announced.append(waiter)
+        else:
+            self._settle(waiter, received.reply)
 
     def _settle(self, waiter: _Waiter, message: Message) -> None:
         if isinstance(message, CSTAError):
@@ -356,15 +381,16 @@ class MXProtocol(Protocol):
             self._on_event(event)
         except Exception:
             log.failure("a listener failed on {event}", event=type(event).__name__)
-        for invoke_id, waiter in list(self._waiters.items()):
-            answered_by = waiter.command.answered_by
-            if isinstance(event, CSTAError):
-                # Commands that are answered by an event are refused by an event, too.
-                mine = answered_by is not None
-            elif waiter.confirms is not None:
-                mine = waiter.confirms(event)
-            else:
-                mine = answered_by is not None and isinstance(event, answered_by)
-            if mine:
-                self._abandon(invoke_id)
+        for waiter in [*self._waiters.values(), *self._announced]:
+            # An earlier one of them may have cancelled this one.
+            if waiter.is_answered_by(event) and self._take(waiter):
                 self._settle(waiter, event)
+
+
+def _words_for(reason: Failure) -> str:
+    """Say how a connection ended that nobody here has ended."""
+    error = reason.value
+    if isinstance(error, SSL.Error) and error.args and error.args[0]:
+        # OpenSSL's last word is the cause: ("SSL routines", "", "certificate verify failed").
+        return f"TLS with the MX failed: {error.args[0][-1][-1]}"
+    return "the connection to the MX was lost"

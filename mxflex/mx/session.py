@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import attrs
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mxflex.errors import LoginRefused, MXUnavailable
 from mxflex.mx.protocol import MXProtocol, ignore_event
@@ -32,6 +34,8 @@ log = Logger()
 _CLEAR_PASSWORD_CODES = (2, 4)
 _CLEAR_PASSWORD_API_VERSION = 3
 _PASSWORD_EXPIRED = -1
+
+_T = TypeVar("_T")
 
 
 @attrs.define(eq=False)
@@ -57,7 +61,7 @@ class Dialer:
 
     def _endpoint(self) -> IStreamClientEndpoint:
         tcp = HostnameEndpoint(self.reactor, self.host, self.port, timeout=self.timeout)
-        return wrapClientTLS(self.policy, tcp)
+        return wrapClientTLS(self.policy, tcp, self.reactor)
 
     async def dial(self, on_event: Callable[[Event], None] = ignore_event) -> MXProtocol:
         """Connect and finish the handshake with a peer that may be trusted.
@@ -69,7 +73,8 @@ class Dialer:
         factory = Factory.forProtocol(lambda: self._protocol(on_event))
         factory.noisy = False
         try:
-            protocol = cast("MXProtocol", await self._endpoint().connect(factory))
+            connecting = _cancellable(self._endpoint().connect(factory))
+            protocol = cast("MXProtocol", await connecting)
         except (ConnectError, DNSLookupError) as error:
             # The detail may name the address; it is for the log, not for a web client.
             log.debug("no connection to the MX: {error}", error=error)
@@ -109,16 +114,18 @@ class Dialer:
         """
         hashed = attrs.evolve(request, password=hash_password(request.password))
         protocol = await self.dial(on_event)
+        answer = await _ask(protocol, hashed)
+        if self._wants_clear_password(answer):
+            log.info("the MX needs the clear password of {login}", login=request.user_name)
+            try:
+                answer = await _ask(protocol, request)
+            except MXUnavailable:
+                # Some servers expect the second try here, others close after a refusal.
+                protocol = await self.dial(on_event)
+                answer = await _ask(protocol, request)
         try:
-            answer = await protocol.request(hashed)
-            if self._wants_clear_password(answer):
-                log.info("the MX needs the clear password of {login}", login=request.user_name)
-                if protocol.ended:
-                    # Some servers close after a refusal, others expect the second try here.
-                    protocol = await self.dial(on_event)
-                answer = await protocol.request(request)
             return protocol, _accepted(answer, request.user_name)
-        except BaseException:
+        except LoginRefused:
             protocol.close()
             raise
 
@@ -129,6 +136,38 @@ class Dialer:
             and answer.code in _CLEAR_PASSWORD_CODES
             and (answer.api_version or 0) >= _CLEAR_PASSWORD_API_VERSION
         )
+
+
+async def _ask(protocol: MXProtocol, request: LoginRequest) -> Message:
+    """Send a login request; if there is no answer to it, the connection is of no use any more."""
+    try:
+        return await protocol.request(request)
+    except CancelledError:
+        protocol.abort(MXUnavailable("given up before the login was done"))
+        raise
+    except BaseException:
+        protocol.close()
+        raise
+
+
+def _cancellable(connecting: Deferred[_T]) -> Deferred[_T]:
+    """Give the same result, but fail with `CancelledError` when cancelled.
+
+    A cancelled endpoint fails in ways of its own: as a name that was not found, if it was looking
+    one up.
+    """
+
+    def cancel(cancelled: Deferred[_T]) -> None:
+        cancelled.errback(CancelledError())
+        connecting.cancel()
+
+    def failed(failure: Failure) -> None:
+        if not connected.called:
+            connected.errback(failure)
+
+    connected: Deferred[_T] = Deferred(cancel)
+    connecting.addCallbacks(connected.callback, failed)
+    return connected
 
 
 def _accepted(answer: Message, login: str) -> LoginResponse:
