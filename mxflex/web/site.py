@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from io import BytesIO
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any, AnyStr
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
@@ -17,35 +20,51 @@ from twisted.web.server import Site
 
 from mxflex import __version__
 from mxflex.web.access import client_address
-from mxflex.web.render import send_error
+from mxflex.web.render import send_error, send_failure
 
 access_log = Logger(namespace="mxflex.access")
 
 SERVER = f"MXFlex/{__version__}".encode("ascii")
 # The largest body that is read, in bytes (contract, section 1).
 MAX_BODY_BYTES = 64 * 1024
-# A body above that is still taken in, and dropped, up to this size, so that its sender gets to read
-# the refusal: closing with unread bytes would reset the connection under it.
-MAX_DRAINED_BYTES = 1024 * 1024
-# A connection that sends nothing for so long is closed; an open response is no such silence.
+# A connection that sends nothing for so long is closed; an open response is no such silence, but a
+# client that does not read it is.
 IDLE_SECONDS = 60
+# After a refusal, what still comes is read and dropped for so long: closing with unread bytes would
+# reset the connection under a sender who has yet to read why.
+LINGER_SECONDS = 30
 # Browsers may remember the answer to a preflight request for so long.
 PREFLIGHT_SECONDS = 3600
 
-_METHOD = re.compile(rb"[A-Z]{1,20}")
+# RFC 9110, 5.6.2 ("token"); the longest registered method has 17 letters.
+# Methods are case-sensitive (RFC 9110, 9.1); the routing would take `get` for `GET`.
+_METHOD = re.compile(rb"[A-Z0-9!#$%&'*+.^_`|~-]{1,32}")
+# A name, an IPv4 address, or an IPv6 address without its brackets.
 _HOST = re.compile(
-    rb"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f:.]+"
+    rb"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f:]{2,39}(?:\.[0-9]{1,3}){0,3}"
 )
+# What stands before the path where a request names its target in full (RFC 9112, 3.2.2).
+_AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+# Of these, two would let each program on the way choose its own.
+_SINGLE_HEADERS = (b"host", b"authorization", b"content-type", b"last-event-id")
 
 
 class Channel(HTTPChannel):
-    """One HTTP/1.1 connection, whose own refusals look like all other answers."""
+    """One HTTP/1.1 connection, whose own refusals look like all other answers.
+
+    It reads no further while the client does not read, and does not wait for such a client for
+    ever.
+    """
 
     site: MXFlexSite
+    transport: ITCPTransport
+    _refused = False
 
     def refuse(self, status: bytes, text: bytes) -> None:
-        """Answer without a request that could carry the answer, and close."""
-        assert self.transport is not None
+        """Answer without a request that could carry the answer, and close. Idempotent."""
+        if self._refused:
+            return
+        self._refused = True
         body = b'{"code":%s,"error":"%s"}' % (status[:3], text)
         self.transport.writeSequence(
             [
@@ -55,13 +74,79 @@ class Channel(HTTPChannel):
                 b"\r\nConnection: close\r\n\r\n" + body,
             ]
         )
-        self.loseConnection()
+        peer = getattr(self.transport.getPeer(), "host", "local")
+        access_log.info("{address} refused: {status}", address=peer, status=status.decode("ascii"))
         # Whatever else has come on this connection cannot be trusted to be a request.
+        self.clearLineBuffer()
         self.dataReceived = _ignore  # type: ignore[method-assign]
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close our side; the other is read until it closes, too."""
+        if self.isSecure():
+            # TLS has a farewell of its own, and reads until it is returned.
+            self.loseConnection()
+        else:
+            network: Any = self._networkProducer
+            network.unregisterProducer()
+            network.resumeProducing()
+            self.transport.loseWriteConnection()
+        self.setTimeout(LINGER_SECONDS)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own answer has no header at all.
         self.refuse(b"400 Bad Request", b"bad request")
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002 - Twisted's signature
+        """Refuse a line that is too long, instead of closing without a word."""
+        self.refuse(b"431 Request Header Fields Too Large", b"a header is too long")
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a header; tell whether the request is still sound."""
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:
+            # A length of more digits than Python reads.
+            self.refuse(b"413 Content Too Large", b"the body is too large")
+            return False
+
+    def allHeadersReceived(self) -> None:
+        """Begin with the body, unless its end can be read in more than one way."""
+        codings = self.requests[-1].requestHeaders.getRawHeaders(b"transfer-encoding")
+        if codings and (self._version == b"HTTP/1.0" or codings[0].lower() != b"chunked"):
+            # RFC 9112, 6.1: a proxy on the way may have read it otherwise.
+            self.refuse(b"400 Bad Request", b"bad request")
+        else:
+            super().allHeadersReceived()
+
+    def _send100Continue(self) -> None:  # noqa: N802 - Twisted's name
+        if not self._refused:
+            super()._send100Continue()
+
+    def allContentReceived(self) -> None:
+        """Answer the request, unless it has been refused already."""
+        if not self._refused:
+            super().allContentReceived()
+
+    def pauseProducing(self) -> None:
+        """Wait until the client reads, but not for ever."""
+        super().pauseProducing()
+        # Twisted would go on with the requests that have come already, and pile up their answers.
+        self.paused = True
+        self.setTimeout(IDLE_SECONDS)
+
+    def resumeProducing(self) -> None:
+        """Go on where `pauseProducing` stopped."""
+        self.setTimeout(None if self._handlingRequest else self.timeOut)
+        self.paused = False
+        super().resumeProducing()
+        LineReceiver.dataReceived(self, b"")
+
+    def loseConnection(self) -> None:
+        """Close once everything is sent, or the client has not read it for too long."""
+        if self._abortingCall is None:
+            self.setTimeout(IDLE_SECONDS)
+        super().loseConnection()
 
 
 def _ignore(_data: bytes) -> None:
@@ -81,28 +166,40 @@ class Request(TwistedRequest):
     postpath: list[bytes]
     address = ""
     _too_large = False
-    _drained = 0
 
     def gotLength(self, length: int | None) -> None:
         """Prepare for a body of that length (None: chunked), or refuse it before it comes."""
         self.content = BytesIO()
         if length is not None and length > MAX_BODY_BYTES:
-            self._too_large = True
-        if length is not None and length > MAX_DRAINED_BYTES:
             self._refuse_body()
 
     def handleContentChunk(self, data: bytes) -> None:
         """Keep a part of the body, as long as the whole may still be read."""
-        if not self._too_large and self.content.tell() + len(data) <= MAX_BODY_BYTES:
-            self.content.write(data)
+        if self._too_large:
             return
-        self._too_large = True
-        self._drained += len(data)
-        if self._drained > MAX_DRAINED_BYTES:
+        if self.content.tell() + len(data) > MAX_BODY_BYTES:
             self._refuse_body()
+        else:
+            self.content.write(data)
 
     def _refuse_body(self) -> None:
-        self.channel.refuse(b"413 Content Too Large", b"the body is too large")
+        self._too_large = True
+        # In HTTP/2 the rest of the body delays nobody else, and the answer comes behind it.
+        if isinstance(self.channel, Channel):
+            self.channel.refuse(b"413 Content Too Large", b"the body is too large")
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Take the request as a whole; a target in full means its path."""
+        path = _AUTHORITY.sub(b"", path, count=1) if _AUTHORITY.match(path) else path
+        target = path if path[:1] in (b"/", b"*") else b"/" + path
+        super().requestReceived(command, target, version)
+
+    def getHeader(self, key: AnyStr) -> AnyStr | None:
+        """Give a header; as text, it has replacements for what is not UTF-8."""
+        if isinstance(key, bytes):
+            return super().getHeader(key)
+        value = super().getHeader(key.encode("ascii"))
+        return None if value is None else value.decode("utf-8", "replace")
 
     def process(self) -> None:
         """Answer, once the whole request has come."""
@@ -132,9 +229,23 @@ class Request(TwistedRequest):
         self.finish()
 
     def _is_sound(self) -> bool:
-        """Tell whether method, path and host are what routing can read."""
+        """Tell whether the request says one thing, which routing can read."""
+        headers = self.requestHeaders
+        if any(len(headers.getRawHeaders(name, ())) > 1 for name in _SINGLE_HEADERS):
+            return False
+        if self.clientproto == b"HTTP/1.1" and not headers.hasHeader(b"host"):
+            # RFC 9112, 3.2.
+            return False
         host = self.getRequestHostname()
         return bool(_METHOD.fullmatch(self.method) and (not host or _HOST.fullmatch(host)))
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Answer for what went wrong below the API, as it answers itself."""
+        body = send_failure(self, reason)
+        if body is not None:
+            self.write(body)
+            self.finish()
+        return reason
 
     def _log_access(self, result: object, clock: IReactorTime, began: float) -> None:
         access_log.info(
@@ -190,6 +301,15 @@ class _Preflight(Resource):
         return b""
 
 
+class _Nothing(Resource):
+    """Says that there is nothing at a path."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        return send_error(request, 404, "not found")
+
+
 class Root(Resource):
     """`/api` is the API, all else are files.
 
@@ -209,11 +329,24 @@ class Root(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """Give the resource for the first part of a path."""
-        if path == b"api":
+        # Klein takes a path that is no text for an error of its own; for the files there is no such
+        # path.
+        if path == b"api" and len(request.postpath) > 1 and not request.postpath[0]:
+            # werkzeug would not mind a second slash here.
+            return _Nothing()
+        if path == b"api" and _is_text(b"/".join(request.postpath)):
             return _Preflight() if self._cross_origin.apply(request) else self._api
         # The files look at the whole path.
         request.postpath.insert(0, request.prepath.pop())
         return self._files
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class MXFlexSite(Site):

@@ -168,7 +168,7 @@ def _conditions(request: Request) -> dict[str, str]:
 def _wants_ranges(request: Request, etag: str, modified: datetime) -> bool:
     """Tell whether the `Range` of a request counts (RFC 9110, 13.1.5 and 14.2)."""
     ranges = request.getHeader("range") or ""
-    if ranges.count(",") >= MAX_RANGES:
+    if ranges.count(",") >= MAX_RANGES or not ranges.isascii():
         return False
     unless = request.getHeader("if-range")
     return unless is None or unless in (f'"{etag}"', http_date(modified))
