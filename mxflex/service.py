@@ -26,7 +26,7 @@ from mxflex.certs.files import CertificateFiles
 from mxflex.certs.issuing import CertificateService
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
-from mxflex.config import HTTP_PORT, HTTPS_PORT, Config, MXSettings
+from mxflex.config import HTTP_PORT, HTTPS_PORT, AcmeSettings, Config, MXSettings
 from mxflex.errors import CertificateError, ConfigError
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
@@ -64,7 +64,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
             certificates, an endpoint that Twisted does not know.
     """
     clock = reactor.seconds
-    dialer = _dialer(config.mx, reactor)
+    dialer = make_dialer(config.mx, reactor)
     link = ServerLink(reactor, dialer, config.mx.login, config.mx.password)
     hub = Hub(clock, encode_sse, encode_gap, config.events.history)
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
@@ -91,7 +91,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         _serve_https(config, reactor, root, daemon)
     else:
         site = MXFlexSite(root, reactor, config.proxies)
-        for description in config.listen or _endpoints(config.host, config.port):
+        for description in main_endpoints(config):
             _Listener(reactor, description, site).setServiceParent(daemon)
     return daemon
 
@@ -115,11 +115,10 @@ def _serve_https(
     certificates.setServiceParent(daemon)
     site = SecureSite(root, reactor, config.proxies, lambda: serving.real)
     secure = TLSMemoryBIOFactory(serving, False, site, clock=reactor)
-    for description in config.listen or _endpoints(config.host, config.port):
+    for description in main_endpoints(config):
         _Listener(reactor, description, secure).setServiceParent(daemon)
-    beside = _endpoints(config.host, HTTP_PORT) if config.port == HTTPS_PORT else ()
     plain = MXFlexSite(PlainRoot(config.host, config.port, responder.answer), reactor, ())
-    for description in config.listen_http or beside:
+    for description in plain_endpoints(config):
         _Listener(reactor, description, plain).setServiceParent(daemon)
 
 
@@ -130,6 +129,26 @@ def _issuing(
     responder: ChallengeResponder,
 ) -> CertificateService:
     acme = config.acme
+    return CertificateService(
+        reactor,
+        config.host,
+        store=CertificateFile(Path(acme.storage), config.host),
+        serving=serving,
+        responder=responder,
+        http=make_acme_http(acme, reactor),
+        directory=acme.directory,
+        email=acme.email,
+        eab=(acme.eab_kid, acme.eab_key),
+        profile=acme.profile,
+    )
+
+
+def make_acme_http(acme: AcmeSettings, reactor: IReactorTime) -> HTTPClient:
+    """Make the HTTP client that trusts the ACME server.
+
+    Raises:
+        ConfigError: The CA file has no certificates.
+    """
     trust = platformTrust()
     if acme.ca_file:
         try:
@@ -139,21 +158,15 @@ def _issuing(
         except SSL.Error as error:
             raise ConfigError(acme.ca_file, "acme.ca_file", "expected certificates") from error
     agent = Agent(reactor, BrowserLikePolicyForHTTPS(trust), connectTimeout=ACME_CONNECT_SECONDS)
-    return CertificateService(
-        reactor,
-        config.host,
-        store=CertificateFile(Path(acme.storage), config.host),
-        serving=serving,
-        responder=responder,
-        http=HTTPClient(agent),
-        directory=acme.directory,
-        email=acme.email,
-        eab=(acme.eab_kid, acme.eab_key),
-        profile=acme.profile,
-    )
+    return HTTPClient(agent)
 
 
-def _dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:
+def make_dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:
+    """Make whoever opens connections to the MX.
+
+    Raises:
+        ConfigError: The CA file has no certificates.
+    """
     try:
         policy = PeerPolicy(
             mx.host, mx.verify, mx.fingerprint, mx.tls_minimum, mx.tls_security_level
@@ -171,6 +184,19 @@ def _dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:
         keepalive=mx.keepalive,
         clear_password=mx.clear_password and meant,
     )
+
+
+def main_endpoints(config: Config) -> list[str]:
+    """Give where the API is served, as Twisted endpoint strings."""
+    return list(config.listen or _endpoints(config.host, config.port))
+
+
+def plain_endpoints(config: Config) -> list[str]:
+    """Give where plain HTTP leads to HTTPS, as Twisted endpoint strings."""
+    if not config.https:
+        return []
+    beside = _endpoints(config.host, HTTP_PORT) if config.port == HTTPS_PORT else ()
+    return list(config.listen_http or beside)
 
 
 def _endpoints(host: str, port: int) -> Iterator[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 from twisted.application.service import IService
+from twisted.internet import task
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python import usage
 
@@ -34,6 +36,7 @@ class Options(usage.Options):
         " mxflex.yaml.sample shows what can be configured."
     )
     optFlags: ClassVar[list[list[Any]]] = [
+        ["check-config", None, "Try what the configuration says, print what works, and end."],
         ["demo", None, "Play the MX as well, with a small company that calls; no file is needed."],
     ]
     optParameters: ClassVar[list[list[Any]]] = [
@@ -58,6 +61,8 @@ class Options(usage.Options):
         """Refuse a file that `--demo` would not read."""
         if self["demo"] and self["config"] is not None:
             raise usage.UsageError("--demo reads no configuration; leave out --config")
+        if self["demo"] and self["check-config"]:
+            raise usage.UsageError("--demo reads no configuration that could be checked")
 
 
 def makeService(options: Options) -> IService:
@@ -69,6 +74,8 @@ def makeService(options: Options) -> IService:
     # Not above: --help needs no reactor, and no other module may import the global one.
     from twisted.internet import reactor  # noqa: PLC0415
 
+    if options["check-config"]:
+        _check(options["config"] or DEFAULT_CONFIG, reactor)
     try:
         daemon, secrets = (_demo if options["demo"] else _configured)(options, reactor)
     except ConfigError as error:
@@ -78,6 +85,16 @@ def makeService(options: Options) -> IService:
     log_format = options["log-format"] or command.get("logFormat", "text")
     lines = logs.line_format(log_format, logs.Masker(secrets), threshold)
     return logs.install(daemon, options.parent, lines, cast("IReactorFromThreads", reactor))
+
+
+def _check(path: str, reactor: Any) -> NoReturn:
+    """Try a configuration; ends the process with 0 when everything works, else with 1."""
+    from mxflex import check  # noqa: PLC0415 - see _configured
+
+    def work(_reactor: object) -> Deferred[None]:
+        return Deferred.fromCoroutine(check.run(path, os.environ, reactor))
+
+    task.react(work, _reactor=reactor)
 
 
 def _demo(_options: Options, reactor: Any) -> tuple[IService, list[str]]:

@@ -197,7 +197,7 @@ class AcmeClient:
         Raises:
             CertificateError: The CA did not answer, or in a way that is not understood.
         """
-        await self._ensure_directory()
+        await self.read_directory()
         base = self._directory.get("renewalInfo")
         identifier = certificate_id(certificate)
         if base is None or identifier is None:
@@ -246,7 +246,12 @@ class AcmeClient:
 
     # --- Account ------------------------------------------------------------------------------
 
-    async def _ensure_directory(self) -> None:
+    async def read_directory(self) -> None:
+        """Learn where the CA has what (RFC 8555, 7.1.1); once is enough.
+
+        Raises:
+            CertificateError: The CA did not answer, or not with a directory.
+        """
         if not self._directory:
             directory = (await self._send("GET", self._directory_url)).data
             if not isinstance(directory, dict) or "newOrder" not in directory:
@@ -255,7 +260,7 @@ class AcmeClient:
 
     async def _ensure_account(self) -> None:
         """Register, or learn the URL of the account that the key has already (RFC 8555, 7.3)."""
-        await self._ensure_directory()
+        await self.read_directory()
         if self._account_url:
             return
         url = self._directory["newAccount"]

@@ -25,14 +25,13 @@ from mxflex.mx.addressbook import AddressBook
 from mxflex.mx.backoff import Backoff
 from mxflex.mx.monitors import Monitors
 from mxflex.mx.protocol import CLOSE_SECONDS, MXProtocol
-from mxflex.mx.session import Dialer
+from mxflex.mx.session import Dialer, server_login
 from mxflex.wire.messages import (
     CallEvent,
     Command,
     CSTAError,
     Event,
     LoggedOut,
-    LoginRequest,
     Logout,
     Message,
     MonitorStartAddressBook,
@@ -227,13 +226,7 @@ class ServerLink(Service):
         """
         self.state = LinkState.CONNECTING
         self._thrown_out = False
-        request = LoginRequest(
-            type="Server",
-            platform="iPhone",
-            version="1.0",
-            user_name=self._login,
-            password=self._password,
-        )
+        request = server_login(self._login, self._password)
         protocol, answer = await self._dialer.log_in(request, self._event)
         began = self._clock.seconds()
         self._waits.refused.reset()

@@ -38,6 +38,18 @@ _PASSWORD_EXPIRED = -1
 _T = TypeVar("_T")
 
 
+def server_login(login: str, password: str) -> LoginRequest:
+    """Give the login of the server connection, with the attributes that servers are known to take.
+
+    Args:
+        login: The server account.
+        password: Its password, in clear.
+    """
+    return LoginRequest(
+        type="Server", platform="iPhone", version="1.0", user_name=login, password=password
+    )
+
+
 @attrs.define(eq=False)
 class Dialer:
     """Opens TLS connections to the one configured MX.

@@ -22,7 +22,8 @@ MAY_SEE = {
     "web": {"wire", "mx", "gateway", "config"},
     "service": {"wire", "mx", "gateway", "web", "certs", "config"},
     "demo": {"service", "simulator", "config", "mx", "wire"},
-    "tap": {"service", "demo", "config", "logs"},
+    "check": {"service", "certs", "config", "mx"},
+    "tap": {"service", "demo", "check", "config", "logs"},
 }
 
 MODULES = sorted((ROOT / "mxflex").rglob("*.py"))

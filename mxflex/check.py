@@ -1,0 +1,156 @@
+"""`twistd mxflex --check-config`: tries what a configuration says, and tells what works.
+
+Nothing is changed, but for a login of the server account: an MX that lets it in only once refuses
+it while MXFlex is running.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, DNSLookupError
+from twisted.internet.protocol import Factory
+
+from mxflex.certs.acme import Account, AcmeClient
+from mxflex.certs.files import read_files
+from mxflex.certs.issuing import describe_time_left
+from mxflex.certs.store import CertificateFile, check_pair
+from mxflex.config import Config, load_file
+from mxflex.errors import ConfigError, MXFlexError
+from mxflex.mx.session import log_out, server_login
+from mxflex.service import main_endpoints, make_acme_http, make_dialer, plain_endpoints
+
+
+@attrs.frozen
+class _Step:
+    """One thing to try: what it is called, and what says how it went."""
+
+    name: str
+    try_it: Callable[[], Awaitable[str]]
+
+
+async def run(path: str, environ: Mapping[str, str], reactor: Any) -> None:
+    """Try a configuration and print one line for each thing.
+
+    Raises:
+        SystemExit: With 1 when something does not work.
+    """
+    try:
+        config = load_file(path, environ)
+    except ConfigError as error:
+        _say("FAIL", "configuration", str(error))
+        raise SystemExit(1) from error
+    _say("ok", "configuration", path)
+    sound = True
+    for step in _steps(config, reactor):
+        try:
+            _say("ok", step.name, await step.try_it())
+        except (MXFlexError, OSError, ValueError) as error:
+            sound = False
+            reason = f" ({error.__cause__})" if error.__cause__ else ""
+            _say("FAIL", step.name, f"{error}{reason}")
+    if not sound:
+        raise SystemExit(1)
+
+
+def _say(verdict: str, name: str, detail: str) -> None:
+    sys.stdout.write(f"{verdict:<5}{name}: {detail}\n")
+    sys.stdout.flush()
+
+
+def _steps(config: Config, reactor: Any) -> list[_Step]:
+    steps = [
+        _Step("static files", partial(_try_html, config)),
+        _Step("MX", partial(_try_mx, config, reactor)),
+    ]
+    steps += [
+        _Step(f"port {each}", partial(_try_port, each, reactor))
+        for each in (*main_endpoints(config), *plain_endpoints(config))
+    ]
+    if config.https:
+        steps.append(_Step(f"name {config.host}", partial(_try_name, config, reactor)))
+    if config.tls.certificate:
+        steps.append(_Step("certificate", partial(_try_own_certificate, config, reactor)))
+    elif config.https:
+        steps += [
+            _Step(f"folder {config.acme.storage}", partial(_try_storage, config)),
+            _Step("certificate", partial(_try_stored_certificate, config, reactor)),
+            _Step("ACME server", partial(_try_acme, config, reactor)),
+        ]
+    return steps
+
+
+async def _try_html(config: Config) -> str:
+    if not Path(config.html, "index.html").is_file():
+        raise ValueError(f"there is no index.html in {config.html}")
+    return config.html
+
+
+async def _try_mx(config: Config, reactor: Any) -> str:
+    dialer = make_dialer(config.mx, reactor)
+    protocol, answer = await dialer.log_in(server_login(config.mx.login, config.mx.password))
+    log_out(protocol)
+    await protocol.when_lost()
+    return f"login of {config.mx.login} accepted, serial number {answer.serial}"
+
+
+async def _try_port(description: str, reactor: Any) -> str:
+    try:
+        port = await serverFromString(reactor, description).listen(Factory())
+    except CannotListenError as error:
+        raise ValueError(str(error)) from error
+    await maybeDeferred(port.stopListening)
+    return "free"
+
+
+async def _try_name(config: Config, reactor: Any) -> str:
+    try:
+        address = await reactor.resolve(config.host)
+    except DNSLookupError as error:
+        raise ValueError("does not resolve to an address") from error
+    return f"resolves to {address}"
+
+
+async def _try_own_certificate(config: Config, reactor: Any) -> str:
+    objects = read_files(Path(config.tls.certificate), Path(config.tls.key))
+    return _still_good(check_pair(objects), reactor)
+
+
+async def _try_storage(config: Config) -> str:
+    folder = Path(config.acme.storage)
+    # As the first start would make it.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return "can be written to"
+
+
+async def _try_stored_certificate(config: Config, reactor: Any) -> str:
+    objects = CertificateFile(Path(config.acme.storage), config.host).read()
+    if objects is None:
+        return "none yet; the first start will ask for one"
+    return _still_good(check_pair(objects), reactor)
+
+
+def _still_good(certificate: x509.Certificate, reactor: Any) -> str:
+    left = describe_time_left(certificate, reactor.seconds())
+    if certificate.not_valid_after_utc.timestamp() <= reactor.seconds():
+        raise ValueError(left)
+    return left
+
+
+async def _try_acme(config: Config, reactor: Any) -> str:
+    # Reading the directory needs no account, so a key for nothing will do.
+    account = Account(key=ec.generate_private_key(ec.SECP256R1()))
+    http = make_acme_http(config.acme, reactor)
+    await AcmeClient(http, reactor, config.acme.directory, account).read_directory()
+    return config.acme.directory

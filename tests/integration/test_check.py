@@ -1,0 +1,155 @@
+"""`--check-config`: what works and what does not, one line each."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import pytest_twisted
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from twisted.internet import reactor
+
+from mxflex import check
+from mxflex.simulator.certificate import Certificate
+from mxflex.simulator.server import SimulatedMX
+
+
+def free_port():
+    """Give a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest_twisted.async_yield_fixture
+async def mx():
+    """Give a simulated MX that runs, with its port as an attribute."""
+    simulated = SimulatedMX(reactor)
+    simulated.test_port = await simulated.listen()
+    yield simulated
+    await simulated.stop()
+
+
+async def check_lines(capsys, tmp_path, text):
+    """Check a configuration; give the exit status and the lines."""
+    path = tmp_path / "mxflex.yaml"
+    path.write_text(text, encoding="utf-8")
+    status = 0
+    try:
+        await check.run(str(path), {}, reactor)
+    except SystemExit as ended:
+        status = ended.code
+    return status, capsys.readouterr().out.replace(str(tmp_path), "DIR").splitlines()
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Give a folder with an index page."""
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html" / "index.html").write_text("hello", encoding="utf-8")
+    return tmp_path / "html"
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_is_well(capsys, tmp_path, mx, page):
+    """A configuration that works ends with 0, and says so line by line."""
+    port = free_port()
+    status, lines = await check_lines(
+        capsys,
+        tmp_path,
+        f"host: '127.0.0.1:{port}'\nhtml: '{page}'\n"
+        f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}",
+    )
+    assert lines == [
+        "ok   configuration: DIR/mxflex.yaml",
+        "ok   static files: DIR/html",
+        "ok   MX: login of mxflex accepted, serial number 63022",
+        f"ok   port tcp:{port}:interface=127.0.0.1: free",
+    ]
+    assert status == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_is_wrong(capsys, tmp_path, mx):
+    """Each thing that does not work has its line with the reason, and the status is 1."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, lines = await check_lines(
+            capsys,
+            tmp_path,
+            f"host: '127.0.0.1:{port}'\nhtml: '{tmp_path}/nowhere'\n"
+            f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: not-this-one}}",
+        )
+    assert status == 1
+    assert [line[:4] for line in lines] == ["ok  ", "FAIL", "FAIL", "FAIL"]
+    assert lines[1] == "FAIL static files: there is no index.html in DIR/nowhere"
+    assert lines[2].startswith("FAIL MX: ")
+    assert "Address already in use" in lines[3]
+    assert "not-this-one" not in "\n".join(lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_there(capsys, tmp_path, page):
+    """An MX that cannot be reached is told with the reason."""
+    _, lines = await check_lines(
+        capsys,
+        tmp_path,
+        f"host: '127.0.0.1:{free_port()}'\nhtml: '{page}'\n"
+        f"mx: {{addr: '127.0.0.1:{free_port()}', login: mxflex, password: secret}}",
+    )
+    assert lines[2].startswith("FAIL MX: the MX cannot be reached (Connection was refused")
+
+
+@pytest_twisted.ensureDeferred
+async def test_mistake_in_the_file(capsys, tmp_path):
+    """A mistake in the file is the only line."""
+    status, lines = await check_lines(capsys, tmp_path, "mx: 3")
+    assert status == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("FAIL configuration: DIR/mxflex.yaml: mx: expected")
+
+
+@pytest_twisted.ensureDeferred
+async def test_public_name(capsys, tmp_path, mx, page):
+    """For a public name its address, the folder, the certificate and the CA are tried, too."""
+    one, other = free_port(), free_port()
+    status, lines = await check_lines(
+        capsys,
+        tmp_path,
+        f"host: pbx.example.invalid\nhtml: '{page}'\n"
+        f"listen: ['tcp:{one}:interface=127.0.0.1']\n"
+        f"listen_http: ['tcp:{other}:interface=127.0.0.1']\n"
+        f"acme: {{storage: '{tmp_path}/certs', directory: 'https://127.0.0.1:{free_port()}/'}}\n"
+        f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}",
+    )
+    assert status == 1
+    assert lines[3:5] == [
+        f"ok   port tcp:{one}:interface=127.0.0.1: free",
+        f"ok   port tcp:{other}:interface=127.0.0.1: free",
+    ]
+    assert lines[5].startswith("FAIL name pbx.example.invalid: does not resolve to an address")
+    assert lines[6] == "ok   folder DIR/certs: can be written to"
+    assert lines[7] == "ok   certificate: none yet; the first start will ask for one"
+    assert lines[8].startswith("FAIL ACME server: the CA cannot be reached: Connection was refused")
+
+
+@pytest_twisted.ensureDeferred
+async def test_own_certificate(capsys, tmp_path, mx, page):
+    """A certificate of one's own is read, and its end told."""
+    made = Certificate.self_signed("localhost")
+    own = tmp_path / "own.pem"
+    own.write_bytes(
+        made.certificate.public_bytes(Encoding.PEM)
+        + made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    _, lines = await check_lines(
+        capsys,
+        tmp_path,
+        f"host: 'localhost:{free_port()}'\nhtml: '{page}'\n"
+        f"tls: {{certificate: '{own}', key: '{own}'}}\n"
+        f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}",
+    )
+    assert lines[-1].startswith("ok   certificate: ends 2")
+    assert lines[-1].endswith(" days left")
