@@ -65,15 +65,28 @@ class PeerPolicy:
             context.set_cipher_list(f"DEFAULT:@SECLEVEL={self.security_level}".encode("ascii"))
         if self.tls_minimum in ("1.0", "1.1"):
             context.set_options(_OP_LEGACY_SERVER_CONNECT)
-        if self.verify == ANY:
-            context.set_verify(SSL.VERIFY_NONE)
-        else:
-            context.set_verify(SSL.VERIFY_PEER)
-            if self.verify == SYSTEM:
-                context.set_default_verify_paths()
-            else:
-                context.load_verify_locations(self.verify)
+        if self.verify == SYSTEM:
+            context.set_default_verify_paths()
+        elif self.verify != ANY:
+            context.load_verify_locations(self.verify)
+        context.set_verify(SSL.VERIFY_PEER, self._verify)
         self._context = context
+
+    def _verify(
+        self, _connection: SSL.Connection, shown: crypto.X509, _error: int, depth: int, ok: int
+    ) -> bool:
+        """Judge one certificate of the chain, in the middle of the handshake.
+
+        A pinned certificate is refused here already, and again when the handshake is done: here the
+        peer learns why, there nothing can have been forgotten.
+        """
+        return self._is_pinned(shown, depth) and (self.verify == ANY or bool(ok))
+
+    def _is_pinned(self, shown: crypto.X509, depth: int = 0) -> bool:
+        if depth or not self.fingerprint or _fingerprint(shown) == self.fingerprint:
+            return True
+        log.error("the MX shows certificate {shown}, not the pinned one", shown=_fingerprint(shown))
+        return False
 
     def clientConnectionForTLS(self, _protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the OpenSSL side of one connection: no ALPN, and SNI only for a name to verify."""
@@ -99,17 +112,16 @@ class PeerPolicy:
         certificate = connection.get_peer_certificate()
         if certificate is None:
             raise MXUnavailable("the MX showed no certificate")
-        shown = _fingerprint(certificate)
-        if self.fingerprint and shown != self.fingerprint:
-            log.error("the MX shows certificate {shown}, not the pinned one", shown=shown)
+        if not self._is_pinned(certificate):
             raise MXUnavailable("the certificate of the MX is not the pinned one")
+        shown = _fingerprint(certificate)
         if self.verify != ANY:
             self._check_name(connection)
         elif not self.fingerprint and shown != self._reported:
             self._reported = shown
             log.warn(
-                "the certificate of the MX is not verified; its SHA-256 fingerprint is {shown} "
-                "(to accept only this one, set mx.fingerprint)",
+                "the certificate of the MX is not verified; to accept only this one, "
+                'add to mx: fingerprint: "{shown}"',
                 shown=shown,
             )
 
