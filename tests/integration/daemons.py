@@ -172,10 +172,14 @@ class Running:
                 port = await _fork(child._waitingForPort)
                 self.ports.append(port.getHost().port)
 
-    async def stop(self):
-        """Stop it, and end what tests have left open. Idempotent."""
+    async def stop_service(self):
+        """Stop it, as `twistd` would. Idempotent."""
         if self.service.running:
             await maybeDeferred(self.service.stopService)
+
+    async def stop(self):
+        """Stop it, and end what tests have left open. Idempotent."""
+        await self.stop_service()
         for connection in self._connections:
             connection.abort()
         await self._pool.closeCachedConnections()
@@ -198,6 +202,11 @@ class Running:
     def soon(self, deferred):
         """Give the Deferred, which fails when it takes longer than tests are willing to wait."""
         return deferred.addTimeout(PATIENCE, self._reactor)
+
+    async def come_back_now(self):
+        """Let the server connection not wait any longer before it connects again."""
+        await maybeDeferred(self.link.stopService)
+        self.link.startService()
 
     async def pause(self, seconds):
         """Let time go by, where the promise under test is one about time."""
