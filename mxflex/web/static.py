@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -24,6 +25,7 @@ INDEX = "index.html"
 # makes a small file a long answer; the whole file is the answer then (RFC 9110, 14.2).
 MAX_RANGES = 8
 NO_SUCH_RANGE = 416
+_RANGE = re.compile(r"\s*(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\s*")
 
 # The library's own table alone: what the machine has in /etc/mime.types must not matter.
 _TYPES = mimetypes.MimeTypes()
@@ -89,7 +91,8 @@ class StaticFiles(Resource):
         """Give the path of the file, or of a folder with an index that lacks its slash."""
         try:
             path = self._root.joinpath(*segments[:-1], segments[-1] or INDEX).resolve()
-            if not path.is_relative_to(self._root):
+            # A link may neither leave the folder nor show what is hidden in it.
+            if not path.is_relative_to(self._root) or _is_hidden(path.relative_to(self._root)):
                 return None
             if path.is_dir():
                 return path if (path / INDEX).is_file() else None
@@ -98,6 +101,10 @@ class StaticFiles(Resource):
         except (OSError, ValueError, RuntimeError):
             # Names too long, links in a circle.
             return None
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _segments(postpath: list[bytes]) -> list[str] | None:
@@ -147,12 +154,18 @@ def _send_file(request: Request, path: Path) -> bytes | int:
         request.setHeader(b"content-type", content_type.encode("ascii"))
         request.setHeader(b"content-length", b"%d" % status.st_size)
         return b""
-    if not _wants_ranges(request, etag, modified):
+    ranges = _ranges(request.getHeader("range") or "", status.st_size)
+    if ranges and _is_unchanged(request, etag, modified):
+        request.requestHeaders.setRawHeaders(b"range", [b"bytes=" + b",".join(ranges)])
+    else:
         request.requestHeaders.removeHeader(b"range")
     producer = file.makeProducer(request, content)
     if request.code == NO_SUCH_RANGE:
         # Twisted has set `Content-Range`, and would send no body.
         content.close()
+        for name in (b"etag", b"last-modified"):
+            # They would speak of the body, which is not the file's.
+            request.responseHeaders.removeHeader(name)
         return send_error(request, NO_SUCH_RANGE, "the file is shorter than that range")
     producer.start()
     return NOT_DONE_YET
@@ -165,10 +178,31 @@ def _conditions(request: Request) -> dict[str, str]:
     return {"REQUEST_METHOD": "GET", **{key: value for key, value in given.items() if value}}
 
 
-def _wants_ranges(request: Request, etag: str, modified: datetime) -> bool:
-    """Tell whether the `Range` of a request counts (RFC 9110, 13.1.5 and 14.2)."""
-    ranges = request.getHeader("range") or ""
-    if ranges.count(",") >= MAX_RANGES or not ranges.isascii():
-        return False
+def _ranges(header: str, size: int) -> list[bytes] | None:
+    """Give the ranges of a `Range` header, each from its first byte on (RFC 9110, 14.1.2).
+
+    None if there is none, or it makes no sense, or it asks for too many. Twisted must not see a
+    suffix: it takes one that is longer than the file for a place before its beginning.
+    """
+    unit, _, texts = header.partition("=")
+    specs = texts.split(",")
+    if unit.strip().lower() != "bytes" or len(specs) > MAX_RANGES:
+        return None
+    ranges = []
+    for spec in specs:
+        match = _RANGE.fullmatch(spec)
+        if match is None:
+            return None
+        first, last, suffix = match.groups()
+        if suffix:
+            first, last = str(max(0, size - int(suffix))), ""
+        elif last and int(last) < int(first):
+            return None
+        ranges.append(f"{first}-{last}".encode("ascii"))
+    return ranges
+
+
+def _is_unchanged(request: Request, etag: str, modified: datetime) -> bool:
+    """Tell whether a part of the file fits the parts that the client has (RFC 9110, 13.1.5)."""
     unless = request.getHeader("if-range")
     return unless is None or unless in (f'"{etag}"', http_date(modified))

@@ -145,6 +145,7 @@ class Running:
         service: The daemon itself.
         link: Its server connection.
         ports: The ports that it listens at, in the order of the configuration.
+        hosts: The addresses that it listens at.
     """
 
     def __init__(self, reactor, settings, mx, html, log):
@@ -156,6 +157,7 @@ class Running:
         self.service = service.build(settings, reactor)
         self.link = self.service.getServiceNamed(ServerLink.name)
         self.ports = []
+        self.hosts = set()
         self._connections = []
         self._pool = HTTPConnectionPool(reactor, persistent=False)
         self._agent = Agent(reactor, pool=self._pool)
@@ -171,6 +173,7 @@ class Running:
             if isinstance(child, StreamServerEndpointService):
                 port = await _fork(child._waitingForPort)
                 self.ports.append(port.getHost().port)
+                self.hosts.add(port.getHost().host)
 
     async def stop_service(self):
         """Stop it, as `twistd` would. Idempotent."""
@@ -207,6 +210,10 @@ class Running:
         """Let the server connection not wait any longer before it connects again."""
         await maybeDeferred(self.link.stopService)
         self.link.startService()
+
+    def seconds(self):
+        """Give the time of the reactor."""
+        return self._reactor.seconds()
 
     async def pause(self, seconds):
         """Let time go by, where the promise under test is one about time."""
