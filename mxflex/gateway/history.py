@@ -74,3 +74,9 @@ class History:
         if self._first_id <= event_id < self._complete_after:
             return Missing.EXPIRED
         return Missing.UNKNOWN
+
+    def newer(self, event_id: int) -> tuple[int, list[StreamEvent]]:
+        """Give the kept events with greater ids, behind an id after which just these come."""
+        position = bisect_right(self._ids, event_id)
+        before = self._ids[position - 1] if position else self._complete_after
+        return before, list(self._events)[position:]

@@ -123,7 +123,7 @@ class Hub:
             ext: An open extension.
             listener: Gets every event from now on.
             last_event_id: The id after which it wants to go on; None for live events alone, -1 for
-                an id that is none of ours.
+                an id that is none of ours. When something after it is lost, a `gap` comes first.
 
         Raises:
             KeyError: The extension is not open.
@@ -135,8 +135,12 @@ class Hub:
             return Backlog(history.last_id, [])
         missed = history.after(last_event_id)
         if isinstance(missed, Missing):
-            gap = self._encode(history.last_id, "gap", self._gap(missed.value, None))
-            return Backlog(history.last_id, [gap])
+            # Something is lost; what is still there is not kept back for that.
+            begin, newer = (
+                (history.last_id, []) if last_event_id < 0 else history.newer(last_event_id)
+            )
+            gap = self._encode(begin, "gap", self._gap(missed.value, None))
+            return Backlog(history.last_id, [gap, *(event.frame for event in newer)])
         return Backlog(history.last_id, [event.frame for event in missed])
 
     def unsubscribe(self, ext: str, listener: Listener) -> None:

@@ -185,15 +185,16 @@ class TestBacklog:
         assert join(last_event_id=latest).backlog.frames == []
 
     def test_gap_says_why(self, hub, join):
-        """A history that cannot go on says so first; its id is one to go on from."""
+        """A history that cannot go on says so first, then gives what it has of later ids."""
         begin = join().backlog.last_id
         publish(hub, *"abcdef")
         expired, unknown = join(last_event_id=begin), join(last_event_id=-1)
-        assert texts(expired.backlog.frames) == ["expired"]
+        gap, *kept = expired.backlog.frames
+        assert texts([gap]) == ["expired"]
+        assert texts(kept) == list("abcdef")[-SIZE:]
         assert texts(unknown.backlog.frames) == ["unknown-id"]
-        assert id_of(expired.backlog.frames[0]) == expired.backlog.last_id
-        publish(hub, "g")
-        assert texts(join(last_event_id=expired.backlog.last_id).backlog.frames) == ["g"]
+        assert id_of(unknown.backlog.frames[0]) == unknown.backlog.last_id
+        assert join(last_event_id=id_of(gap)).backlog.frames == kept
 
     def test_a_gap_is_nobody_elses(self, hub, join):
         """The gap of one stream is neither sent to others nor kept."""
@@ -337,6 +338,11 @@ class _Known:
         oldest = self.begin if len(self.frames) <= SIZE else id_of(self.frames[-SIZE - 1])
         return "expired" if self.begin < event_id < oldest else "unknown-id"
 
+    def newer(self, event_id):
+        """Give what is still there for one who has missed more than that."""
+        kept = self.frames[-SIZE:] if event_id >= 0 else []
+        return [frame for frame in kept if id_of(frame) > event_id]
+
 
 class FanOut(RuleBasedStateMachine):
     """Streams come, go and misbehave at any moment, and the clock does what it wants.
@@ -399,9 +405,10 @@ class FanOut(RuleBasedStateMachine):
         expected = known.after(last_event_id)
         backlog = self.hub.subscribe(ext, stream, last_event_id)
         if isinstance(expected, str):
-            assert [frame.split(b" ", 1)[1] for frame in backlog.frames] == [
-                f"gap {expected}".encode()
-            ]
+            first, *rest = backlog.frames
+            assert first.split(b" ", 1)[1] == f"gap {expected}".encode()
+            assert rest == known.newer(last_event_id)
+            assert known.after(id_of(first)) == rest
         else:
             assert backlog.frames == expected
         latest = id_of(known.frames[-1]) if known.frames else known.begin
