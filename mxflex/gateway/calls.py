@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial, singledispatch
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -24,6 +24,7 @@ from mxflex.wire.messages import (
     ConnectionEvent,
     DeflectCall,
     DeliveredEvent,
+    DeviceCall,
     DivertedEvent,
     EstablishedEvent,
     Event,
@@ -58,6 +59,8 @@ STALE_SECONDS = 24 * 3600.0
 # Calls kept for one extension, and connections remembered from calls that it made: more than a
 # telephone can have, few enough that a faulty MX does not fill the memory.
 MAX_CALLS = 200
+# Extensions whose calls are asked for side by side after a reconnect: there may be thousands.
+REFRESH_AT_ONCE = 16
 
 # ECMA-269, "connection states".
 CONNECTION_STATES = frozenset(
@@ -102,6 +105,11 @@ class Call:
     recording: bool = False
     leaving: bool = False
 
+    @property
+    def dialling(self) -> bool:
+        """Whether it may be a call of the extension's own that nobody has answered yet."""
+        return self.direction != INCOMING and self.answered_at is None and self.state != "null"
+
     def is_over(self, now: float) -> bool:
         """Tell whether the call must have ended, although the MX did not say so."""
         silent = now - self.updated_at
@@ -118,7 +126,7 @@ def _is_own(device: str, ext: str, call: Call) -> bool:
 
 
 class CallRegistry:
-    """What the events of each extension say about its calls.
+    """What the events of each watched extension say about its calls.
 
     Args:
         clock: Gives the time, in seconds since the epoch.
@@ -131,73 +139,96 @@ class CallRegistry:
         # answered with one id may come with another.
         self._made: dict[str, dict[int | str, str]] = {}
 
+    def watch(self, ext: str) -> None:
+        """Begin to take what is said about an extension; before, nothing is kept. Idempotent."""
+        self._calls.setdefault(ext, {})
+
+    def forget(self, ext: str) -> None:
+        """Stop watching an extension and forget all its calls. Idempotent."""
+        self._calls.pop(ext, None)
+        self._made.pop(ext, None)
+
+    def forget_unheard(self, ext: str, since: float) -> None:
+        """Forget the calls that no event has told of since a time."""
+        calls = self._calls.get(ext, {})
+        for call in [call for call in calls.values() if call.updated_at <= since]:
+            del calls[call.call_id]
+        self._made.pop(ext, None)
+
     def calls(self, ext: str) -> list[Call]:
         """Give the calls of an extension, the oldest first."""
         now = self._clock()
         calls = self._calls.get(ext, {})
-        for call_id in [each.call_id for each in calls.values() if each.is_over(now)]:
-            del calls[call_id]
+        for call in [call for call in calls.values() if call.is_over(now)]:
+            del calls[call.call_id]
         return list(calls.values())
 
     def find(self, ext: str, call_id: int | str) -> Call | None:
         """Give one call of an extension."""
         return next((call for call in self.calls(ext) if call.call_id == call_id), None)
 
-    def has_part(self, ext: str, connection: ConnectionID) -> bool:
-        """Tell whether a connection belongs to a call of the extension."""
+    def state_of(self, ext: str, connection: ConnectionID) -> str | None:
+        """Give the state of a connection of the extension's.
+
+        Returns:
+            The state; "" when the call is known and its state is not; None for a connection that is
+            not known to be the extension's.
+        """
         call = self.find(ext, connection.call_id)
         if call is not None and connection.device_id in (ext, call.device_id):
-            return True
+            return call.state
         made_with = self._made.get(ext, {}).get(connection.call_id)
-        return made_with is not None and connection.device_id in (ext, made_with)
+        return "" if made_with is not None and connection.device_id in (ext, made_with) else None
 
     def made(self, ext: str, connection: ConnectionID) -> None:
         """Remember that the extension's user has made a call with this connection."""
+        if not connection.call_id:
+            return
         made = self._made.setdefault(ext, {})
         made[connection.call_id] = connection.device_id
         if len(made) > MAX_CALLS:
             del made[next(iter(made))]
 
-    def found(self, ext: str, connections: Iterable[tuple[ConnectionID, str]]) -> None:
-        """Take the calls, with their states, that the MX says a device has."""
+    def found(self, ext: str, calls: Iterable[DeviceCall]) -> None:
+        """Take the calls that the MX says the extension has at this moment."""
         now = self._clock()
-        for connection, state in connections:
-            call = self._call(ext, connection, now)
-            if not call.state:
-                call.state = _state(state, "connected")
-
-    def forget(self, ext: str) -> None:
-        """Forget all calls of an extension."""
-        self._calls.pop(ext, None)
-        self._made.pop(ext, None)
+        for each in calls:
+            if ext not in self._calls or each.state == "null":
+                continue
+            call = self._call(ext, each.connection, now)
+            call.updated_at = now
+            call.state = call.state or _state(each.state, "connected")
 
     def observe(self, ext: str, event: CallEvent) -> None:
         """Take what an event says."""
-        now = self._clock()
+        if ext not in self._calls:
+            return
         if not isinstance(event, ConnectionEvent) or not event.connection.call_id:
             # The event of a parked call names the place alone.
             return
-        connection = event.connection
-        if isinstance(event, (ConnectionClearedEvent, RecordingStateEvent)):
-            call = self.find(ext, connection.call_id)
-            if call is None:
-                return
-        else:
-            call = self._call(ext, connection, now)
         if isinstance(event, ConnectionClearedEvent):
-            # In a conference others may leave, and the call goes on.
-            if _is_own(connection.device_id, ext, call):
-                del self._calls[ext][call.call_id]
+            self._cleared(ext, event.connection)
             return
+        if isinstance(event, RecordingStateEvent) and not self.find(ext, event.connection.call_id):
+            # It may come behind the end of its call.
+            return
+        now = self._clock()
+        call = self._call(ext, event.connection, now)
         before = call.state
-        call.leaving = False
         _update(event, call, ext, now)
         call.updated_at = now
         if call.state != before:
             call.since = now
 
+    def _cleared(self, ext: str, connection: ConnectionID) -> None:
+        call = self._calls[ext].get(connection.call_id)
+        # In a conference others may leave, and the call goes on.
+        if call is not None and _is_own(connection.device_id, ext, call):
+            del self._calls[ext][call.call_id]
+            self._made.get(ext, {}).pop(call.call_id, None)
+
     def _call(self, ext: str, connection: ConnectionID, now: float) -> Call:
-        calls = self._calls.setdefault(ext, {})
+        calls = self._calls[ext]
         call = calls.get(connection.call_id)
         if call is None:
             call = calls[connection.call_id] = Call(
@@ -228,6 +259,7 @@ def _(event: ServiceInitiatedEvent, call: Call, _ext: str, _now: float) -> None:
 @_update.register
 def _(event: OriginatedEvent, call: Call, ext: str, _now: float) -> None:
     call.direction = call.direction or OUTGOING
+    call.leaving = False
     _set_parties(call, ext, event)
     call.state = _state(event.local_connection_info, "connected")
 
@@ -235,48 +267,72 @@ def _(event: OriginatedEvent, call: Call, ext: str, _now: float) -> None:
 @_update.register
 def _(event: NetworkReachedEvent, call: Call, ext: str, _now: float) -> None:
     _set_parties(call, ext, event)
+    call.leaving = call.leaving and not call.dialling
+    call.state = call.state or _state(event.local_connection_info, "connected")
 
 
 @_update.register
 def _(event: DeliveredEvent, call: Call, ext: str, _now: float) -> None:
     _set_parties(call, ext, event)
     call.calling_display_name = event.calling_display_name or call.calling_display_name
-    call.state = _state(event.local_connection_info, "alerting")
+    call.leaving = _is_elsewhere(call, ext, event.alerting_device)
+    if call.leaving:
+        call.state = "null"
+    elif not _holds(call, ext, event.alerting_device):
+        call.state = _state(event.local_connection_info, "alerting")
+    # Whoever answered before has handed the call on to the one that rings.
+    call.answering_device = call.answering_display_name = ""
 
 
 @_update.register
 def _(event: EstablishedEvent, call: Call, ext: str, now: float) -> None:
     _set_parties(call, ext, event)
     call.calling_display_name = event.calling_display_name or call.calling_display_name
-    call.answering_device = event.answering_device or call.answering_device
+    if event.answering_device not in ("", call.answering_device):
+        call.answering_device, call.answering_display_name = event.answering_device, ""
     call.answering_display_name = event.answering_display_name or call.answering_display_name
-    call.answered_at = call.answered_at or now
-    call.state = "connected"
+    call.leaving = _is_elsewhere(call, ext, event.answering_device)
+    if call.leaving:
+        call.state = "null"
+    elif not _holds(call, ext, event.answering_device):
+        call.state = "connected"
+        call.answered_at = now if call.answered_at is None else call.answered_at
 
 
 @_update.register
 def _(event: HeldEvent, call: Call, ext: str, _now: float) -> None:
-    # When the other party holds, this extension's own connection stays connected.
     if _is_own(event.holding_device, ext, call):
+        call.leaving = False
         call.state = _state(event.local_connection_info, "hold")
+    else:
+        # When the other party holds, this extension's own connection stays connected.
+        call.state = call.state or "connected"
 
 
 @_update.register
 def _(event: RetrievedEvent, call: Call, ext: str, _now: float) -> None:
     if _is_own(event.retrieving_device, ext, call):
+        call.leaving = False
         call.state = _state(event.local_connection_info, "connected")
+    else:
+        call.state = call.state or "connected"
 
 
 @_update.register
 def _(event: FailedEvent, call: Call, ext: str, _now: float) -> None:
     _set_parties(call, ext, event)
-    call.state = "fail"
+    call.leaving = _is_elsewhere(call, ext, event.called_device)
+    call.state = "null" if call.leaving else "fail"
 
 
 @_update.register
 def _(event: DivertedEvent, call: Call, ext: str, _now: float) -> None:
-    # A call that is diverted on its way out goes on; its next event will say so.
-    call.leaving = _is_own(event.diverting_device, ext, call)
+    if _is_own(event.diverting_device, ext, call):
+        call.leaving = True
+        # A call that is diverted on its way out goes on; its next event will say so. One that is
+        # diverted to the extension itself may ring on there, or go to its voicemail.
+        if not call.dialling and not _is_own(event.new_destination, ext, call):
+            call.state = "null"
 
 
 @_update.register
@@ -284,11 +340,27 @@ def _(event: TransferredEvent, call: Call, ext: str, _now: float) -> None:
     if _is_own(event.transferring_device, ext, call):
         call.leaving = True
         call.state = "null"
+    else:
+        call.state = call.state or "connected"
 
 
 @_update.register
 def _(event: RecordingStateEvent, call: Call, _ext: str, _now: float) -> None:
     call.recording = event.active
+
+
+def _is_elsewhere(call: Call, ext: str, device: str) -> bool:
+    """Tell whether a call that has left the extension goes on without it, at this device.
+
+    Servers go on telling the extension of a call that its voicemail took. Source:
+    docs/mx-protocol.md, "Call scenarios".
+    """
+    return call.leaving and not call.dialling and not _is_own(device, ext, call)
+
+
+def _holds(call: Call, ext: str, device: str) -> bool:
+    """Tell whether the extension holds a call at whose other end this device takes over."""
+    return call.state == "hold" and not _is_own(device, ext, call)
 
 
 def _set_parties(
@@ -297,8 +369,11 @@ def _set_parties(
     event: OriginatedEvent | NetworkReachedEvent | DeliveredEvent | EstablishedEvent | FailedEvent,
 ) -> None:
     if not call.direction and event.calling_device:
-        call.direction = OUTGOING if event.calling_device == ext else INCOMING
-    call.calling_device = event.calling_device or call.calling_device
+        own = event.calling_device in (ext, call.device_id)
+        call.direction = OUTGOING if own else INCOMING
+    if event.calling_device not in ("", call.calling_device):
+        # The name that is known belongs to the other number.
+        call.calling_device, call.calling_display_name = event.calling_device, ""
     call.called_device = event.called_device or call.called_device
 
 
@@ -320,6 +395,11 @@ _LAYOUT = re.compile(r"[\s().\-/]")
 _NUMBER = re.compile(r"\+?[0-9]+")
 
 
+def _same_for_the_mx(number: str) -> str:
+    """Give a number without what does not tell it from another: an MX may drop the plus."""
+    return _LAYOUT.sub("", number).removeprefix("+")
+
+
 class Calls:
     """Call control on behalf of a user.
 
@@ -333,6 +413,7 @@ class Calls:
         self._link = link
         self._registry = registry
         self._restrict = restrict
+        self._places = DeferredSemaphore(REFRESH_AT_ONCE)
 
     # --- What is known ------------------------------------------------------------------------
 
@@ -340,13 +421,22 @@ class Calls:
         """Give the calls of the user's extension, the oldest first."""
         return self._registry.calls(identity.ext)
 
+    def watch(self, ext: str) -> None:
+        """Begin to know the calls of an extension. Idempotent."""
+        self._registry.watch(ext)
+
+    def forget(self, ext: str) -> None:
+        """Stop watching an extension and forget all its calls. Idempotent."""
+        self._registry.forget(ext)
+
     def observe(self, ext: str, event: CallEvent) -> None:
         """Take what an event says."""
         self._registry.observe(ext, event)
 
-    def forget(self, ext: str) -> None:
-        """Forget all calls of an extension."""
-        self._registry.forget(ext)
+    def resume(self, ext: str, since: float) -> None:
+        """Forget the calls that were not heard of since then, and ask the MX which there are."""
+        self._registry.forget_unheard(ext, since)
+        self.refresh(ext)
 
     def refresh(self, ext: str) -> None:
         """Ask the MX, in the background, which calls the extension has already."""
@@ -357,12 +447,14 @@ class Calls:
             else:
                 log.failure("reading the calls of {ext} failed", failure, ext=ext)
 
-        Deferred.fromCoroutine(self._ask_for_calls(ext)).addErrback(failed)
+        self._places.run(self._ask_for_calls, ext).addErrback(failed)
 
-    async def _ask_for_calls(self, ext: str) -> None:
+    async def _ask_for_calls(self, ext: str) -> tuple[DeviceCall, ...]:
         answer = await self._link.request(SnapshotDevice(device=ext))
-        if isinstance(answer, SnapshotDeviceResponse):
-            self._registry.found(ext, ((call.connection, call.state) for call in answer.calls))
+        if not isinstance(answer, SnapshotDeviceResponse):
+            return ()
+        self._registry.found(ext, answer.calls)
+        return answer.calls
 
     # --- Commands -----------------------------------------------------------------------------
     # All raise Forbidden (not the user's call), CommandRefused, MXUnavailable, MXTimeout, and
@@ -392,80 +484,96 @@ class Calls:
         if not self._restrict:
             return calling
         number = _LAYOUT.sub("", calling)
-        if number == identity.ext:
-            return number
+        if _same_for_the_mx(number) == _same_for_the_mx(identity.ext):
+            return identity.ext
         book = self._link.address_book
         if not book.loaded:
             raise MXUnavailable("the address book has not been read yet")
         # What was checked is sent, not what was written.
-        extensions = {_LAYOUT.sub("", entry.ext) for entry in book.entries.values()}
-        if not _NUMBER.fullmatch(number) or number in extensions:
+        extensions = {_same_for_the_mx(entry.ext) for entry in book.entries.values()}
+        if not _NUMBER.fullmatch(number) or _same_for_the_mx(number) in extensions:
             raise Forbidden("calls may only be made from the own extension or an outside number")
         return number
 
     async def answer(self, identity: Identity, connection: ConnectionID) -> None:
         """Answer a ringing call."""
-        await self._send(identity, AnswerCall(connection=connection))
+        await self._act(identity, AnswerCall(connection=connection))
 
     async def hang_up(self, identity: Identity, connection: ConnectionID) -> None:
         """Leave a call, or reject a ringing one."""
-        await self._send(identity, ClearConnection(connection=connection))
+        await self._act(identity, ClearConnection(connection=connection))
 
     async def hold(self, identity: Identity, connection: ConnectionID) -> None:
         """Put a call on hold; take it back if it is held."""
-        call = self._registry.find(identity.ext, connection.call_id)
-        held = call is not None and call.state == "hold"
+        held = await self._look_up(identity, connection) == "hold"
         command = RetrieveCall if held else HoldCall
         await self._send(identity, command(connection=connection))
 
     async def retrieve(self, identity: Identity, connection: ConnectionID) -> None:
         """Take a call back from hold."""
-        await self._send(identity, RetrieveCall(connection=connection))
+        await self._act(identity, RetrieveCall(connection=connection))
 
     async def deflect(self, identity: Identity, connection: ConnectionID, to: str) -> None:
         """Send a ringing call to another number."""
-        await self._send(identity, DeflectCall(connection=connection, destination=to))
+        await self._act(identity, DeflectCall(connection=connection, destination=to))
 
     async def park(self, identity: Identity, connection: ConnectionID) -> None:
         """Park a call."""
-        await self._send(identity, ParkCall(connection=connection))
+        await self._act(identity, ParkCall(connection=connection))
 
     async def transfer(self, identity: Identity, connection: ConnectionID, to: str) -> None:
         """Hand an answered call to another number."""
-        await self._send(identity, SingleStepTransferCall(connection=connection, destination=to))
+        await self._act(identity, SingleStepTransferCall(connection=connection, destination=to))
 
     async def transfer_consult(
         self, identity: Identity, held: ConnectionID, active: ConnectionID
     ) -> None:
         """Join a held call and an active one, and leave both."""
-        await self._check_own(identity, active)
-        await self._send(identity, TransferCall(connection=held, active=active))
+        await self._look_up(identity, active)
+        await self._act(identity, TransferCall(connection=held, active=active))
 
     async def start_recording(self, identity: Identity, connection: ConnectionID) -> None:
         """Begin to record a call."""
-        await self._send(identity, StartRecording(connection=connection))
+        await self._act(identity, StartRecording(connection=connection))
 
     async def stop_recording(self, identity: Identity, connection: ConnectionID) -> None:
         """End the recording of a call."""
-        await self._send(identity, StopRecording(connection=connection))
+        await self._act(identity, StopRecording(connection=connection))
+
+    async def _act(self, identity: Identity, command: ConnectionCommand) -> None:
+        await self._look_up(identity, command.connection)
+        await self._send(identity, command)
 
     async def _send(self, identity: Identity, command: ConnectionCommand) -> None:
-        if not self._link.up:
-            raise MXUnavailable("the server connection to the MX is down")
-        await self._check_own(identity, command.connection)
         monitor = self._link.monitors.monitor_of(identity.ext)
         await self._link.request(command, partial(_confirms, command, monitor))
 
-    async def _check_own(self, identity: Identity, connection: ConnectionID) -> None:
-        if not self._restrict or self._registry.has_part(identity.ext, connection):
-            return
+    async def _look_up(self, identity: Identity, connection: ConnectionID) -> str:
+        """Give the state of a connection on which the user may act; "" for an unknown state.
+
+        Raises:
+            Forbidden: It is none of the user's.
+            MXUnavailable, MXTimeout: The MX cannot be asked.
+        """
+        if not self._link.up:
+            raise MXUnavailable("the server connection to the MX is down")
+        ext = identity.ext
+        state = self._registry.state_of(ext, connection)
+        if state is not None:
+            return state
+        if not self._restrict:
+            return self._registry.state_of(connection.device_id, connection) or ""
         # The call may be older than what we know; then the MX knows it.
         try:
-            await self._ask_for_calls(identity.ext)
+            calls = await self._ask_for_calls(ext)
         except CommandRefused as error:
-            log.debug("calls of {ext} not read: {error}", ext=identity.ext, error=error)
-        if not self._registry.has_part(identity.ext, connection):
-            raise Forbidden("this is not a call of your extension")
+            log.debug("calls of {ext} not read: {error}", ext=ext, error=error)
+            calls = ()
+        for call in calls:
+            devices = (ext, call.connection.device_id)
+            if call.connection.call_id == connection.call_id and connection.device_id in devices:
+                return call.state
+        raise Forbidden("this is not a call of your extension")
 
 
 def _confirms(command: ConnectionCommand, monitor: str | None, event: Event) -> bool:

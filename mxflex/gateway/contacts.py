@@ -45,7 +45,9 @@ def _mended(entry: AddressBookEntry) -> AddressBookEntry:
     return entry if spelled is None else attrs.evolve(entry, presence=spelled)
 
 
-def _by_extension(entry: AddressBookEntry) -> tuple[bool, int, str, int]:
-    # Only ASCII digits: int() also takes others, and the order must not hang on them.
+def _by_extension(entry: AddressBookEntry) -> tuple[bool, int, str, str, int]:
+    # Only ASCII digits: others have values too, and the order must not hang on them. Of two numbers
+    # the longer one is the greater.
     numeric = entry.ext.isascii() and entry.ext.isdigit()
-    return (not numeric, int(entry.ext[:20]) if numeric else 0, entry.ext, entry.jid or 0)
+    digits = entry.ext.lstrip("0") if numeric else ""
+    return (not numeric, len(digits), digits, entry.ext, entry.jid or 0)

@@ -57,6 +57,6 @@ class Relay:
             return
         since, self._down_since = self._down_since, None
         for ext in self._monitors.wanted:
-            self._calls.forget(ext)
-            self._calls.refresh(ext)
+            # The restored monitors may have told of calls already.
+            self._calls.resume(ext, since)
         self._hub.publish_gap(MX_DOWN, since)

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mxflex.errors import NotMonitored
+from mxflex.errors import MXUnavailable, NotMonitored
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.hub import Backlog, Hub, Listener
 from mxflex.mx.monitors import Monitors
@@ -50,6 +50,7 @@ class Sessions:
         self._hub = hub
         self._calls = calls
         self._sessions: dict[str, _Session] = {}
+        self._stopped = False
 
     async def open(self, ext: str, expires_at: float) -> None:
         """Watch an extension, at least until a token of it ends.
@@ -62,23 +63,36 @@ class Sessions:
             MXUnavailable, MXTimeout, CommandRefused: The MX does not start the monitor.
         """
         # Opened first: the MX may send events before it answers the start of the monitor.
-        self._hub.open(ext)
+        self._open(ext)
         try:
             await self._monitors.start(ext)
+            self._check_running()
         except BaseException:
             if ext not in self._sessions:
                 self._hub.close(ext)
+                self._calls.forget(ext)
             raise
-        # Another login of the same user may have failed, and closed it, while this one waited.
-        self._hub.open(ext)
+        # A logout, or another login of the same user that failed, may have closed it meanwhile.
+        self._open(ext)
         if ext not in self._sessions:
             self._sessions[ext] = _Session(0.0)
             self._calls.refresh(ext)
         self._keep_until(ext, expires_at)
 
+    def _check_running(self) -> None:
+        if self._stopped:
+            # The streams have ended for good; a timer would outlive them.
+            raise MXUnavailable("the server is about to stop")
+
+    def _open(self, ext: str) -> None:
+        self._hub.open(ext)
+        self._calls.watch(ext)
+
     def _keep_until(self, ext: str, expires_at: float) -> None:
         session = self._sessions[ext]
-        if expires_at > session.expires_at:
+        # Without a timer the tokens before this one have ended, whatever a clock that was set back
+        # says now.
+        if session.timer is None or expires_at > session.expires_at:
             session.stop_timer()
             session.expires_at = expires_at
             wait = max(0.0, expires_at - self._clock.seconds())
@@ -114,6 +128,7 @@ class Sessions:
 
     def stop(self) -> None:
         """End all streams and forget all extensions, as the daemon ends."""
+        self._stopped = True
         for session in self._sessions.values():
             session.stop_timer()
         self._sessions.clear()
