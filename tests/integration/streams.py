@@ -88,7 +88,7 @@ class Stream(Protocol):
     @property
     def events(self):
         """All events that have come, in order; `retry`, comments and lone ids are none."""
-        return [_parse(block) for block in self.blocks if block.startswith(b"event: ")]
+        return parse_events(self.text)
 
     @property
     def names(self):
@@ -123,6 +123,12 @@ class Stream(Protocol):
         """Go away, as a client does that is closed. Idempotent."""
         if not self.closed:
             self.transport.loseConnection()
+
+
+def parse_events(text):
+    """Give all whole events of a stream's text, in order."""
+    blocks = text.split(b"\n\n")[:-1]
+    return [_parse(block) for block in blocks if block.startswith(b"event: ")]
 
 
 def _parse(block):
