@@ -247,10 +247,10 @@ class Network:
             timer = self.clock.callLater(TIMEOUT, hanging.errback, error.TimeoutError())
             return hanging
         peer = NetworkPeer(self, lambda: factory.buildProtocol(None))
-        self.peers.append(peer)
         connected = Deferred()
 
         def connect():
+            self.peers.append(peer)
             peer.connect()
             connected.callback(peer.protocol)
             if self.mode == "reset":
