@@ -167,7 +167,7 @@ function beginSession(token) {
     contacts: new Map(),
     calls: new Map(),
     ringing: new Set(),
-    clockAhead: 0,
+    clockAhead: -Infinity,
     readContacts: inTurn(() => attempt($("directory-error"), () => readContacts(api))),
     readCalls: inTurn(() => attempt($("calls-error"), () => readCalls(api))),
     timers: [setInterval(refresh, REFRESH_MS), setInterval(drawDurations, 1000)],
@@ -364,10 +364,7 @@ async function readCalls(api) {
   if (session?.api !== api) {
     return;
   }
-  if (!Number.isNaN(now)) {
-    // Durations run by the server's clock; that of this machine may be wrong.
-    session.clockAhead = now - Date.now();
-  }
+  followClock(now - Date.now());
   const list = $("calls");
   const hadFocus = list.contains(document.activeElement);
   session.calls = arrange(
@@ -388,6 +385,15 @@ async function readCalls(api) {
   }
   announce(calls);
   drawDurations();
+}
+
+/** Durations run by the server's clock, since that of this machine may be wrong. */
+function followClock(ahead) {
+  // The server tells whole seconds, so it is ahead by up to a second more: of several answers the
+  // largest is nearest. One far below means that a clock has been set.
+  if (ahead > session.clockAhead || ahead < session.clockAhead - 2000) {
+    session.clockAhead = ahead;
+  }
 }
 
 function prepareCall(item) {
@@ -478,7 +484,8 @@ function announce(calls) {
 }
 
 function drawDurations() {
-  const now = Date.now() + session.clockAhead;
+  // Not finite before the first answer, or if there is no time in it.
+  const now = Date.now() + (Number.isFinite(session.clockAhead) ? session.clockAhead : 0);
   for (const item of session.calls.values()) {
     const { answeredAt, startedAt } = shownCalls.get(item);
     const since = Date.parse(answeredAt ?? startedAt);

@@ -112,12 +112,17 @@ class Daemon:
 class Site:
     """An MX and MXFlex, each in its own process, until the block ends.
 
+    Args:
+        folder: Where both run.
+        scenario: The scenario of the MX, without its server account.
+        settings: Keys of the configuration of MXFlex, over those that it needs.
+
     Attributes:
         port: The port of MXFlex.
         url: Where the page is.
     """
 
-    def __init__(self, folder, scenario):
+    def __init__(self, folder, scenario, **settings):
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self._mx_port = unused_port()
@@ -127,6 +132,7 @@ class Site:
             encoding="utf-8",
         )
         settings = {
+            **settings,
             "host": f"localhost:{self.port}",
             "html": str(HTML),
             "mx": {"addr": f"{LOOPBACK}:{self._mx_port}", "login": "mxflex", "password": "s"},
