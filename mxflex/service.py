@@ -49,6 +49,10 @@ from mxflex.web.static import StaticFiles
 
 log = Logger()
 
+# Connections that may wait to be accepted. After a restart all clients come back within seconds;
+# with Twisted's 50, most would have to try again a second later.
+BACKLOG = 1024
+
 # How long the ACME server may take to accept a connection, in seconds.
 ACME_CONNECT_SECONDS = 15
 
@@ -226,12 +230,20 @@ def _has_ipv6() -> bool:
     return True
 
 
+def _with_backlog(description: str) -> str:
+    """Let a TCP endpoint queue many connections, unless it says how many itself."""
+    kind, _, _ = description.partition(":")
+    if kind in ("tcp", "tcp6") and "backlog=" not in description:
+        return f"{description}:backlog={BACKLOG}"
+    return description
+
+
 class _Listener(StreamServerEndpointService):
     """A listening port; the daemon does not start without it."""
 
     def __init__(self, reactor: IReactorTime, description: str, factory: IProtocolFactory) -> None:
         try:
-            endpoint = serverFromString(reactor, description)
+            endpoint = serverFromString(reactor, _with_backlog(description))
         except (ValueError, TypeError, KeyError) as error:
             expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
             raise ConfigError("", "listen", expected) from error

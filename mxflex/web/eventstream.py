@@ -75,6 +75,9 @@ class EventStream:
         # The opening names the id before the backlog only when nothing is missed; with a backlog
         # the events name their own.
         self.send(_opening(backlog.last_id) if not backlog.frames else _retry())
+        # What was missed is bounded by the history. It must not count as unread, or a client that
+        # missed much would be cut off each time it comes back for it.
+        self._max_waiting += sum(map(len, backlog.frames))
         for frame in backlog.frames:
             self.send(frame)
 
