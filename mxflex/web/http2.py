@@ -1,7 +1,11 @@
 """HTTP/2 on Twisted's own implementation, with its known defects mended.
 
-Everything that reaches into `twisted.web._http2` is here. `tests/integration/test_http2.py` shows
-each defect on the unchanged class, so that the day it is mended there will be noticed.
+Everything that reaches into `twisted.web._http2` is here. `tests/integration/test_http2_twisted.py`
+shows each defect on the unchanged class, so that the day it is mended there will be noticed.
+
+What Twisted keeps: the sans-IO core, the announcement of settings, control frames that wait for the
+transport, and the dress of a stream as the transport of a request. What is done here instead: what
+each frame of a client means, whose turn it is to send, and when a client is given up.
 
 Source: RFC 9113.
 """
@@ -9,69 +13,147 @@ Source: RFC 9113.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
-import h2.connection
+import attrs
 from h2.errors import ErrorCodes
-from h2.events import Event, RemoteSettingsChanged, RequestReceived, WindowUpdated
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
-from priority import DeadlockError, DuplicateStreamError
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection, H2Stream
+from twisted.web.http_headers import InvalidHeaderName
 from zope.interface import implementer
 
 from mxflex.web.render import JSON_TYPE
-from mxflex.web.site import SERVER, Channel
+from mxflex.web.site import SERVER, Channel, access_log
+
+log = Logger()
 
 # Streams that one client may have open. Twisted's answer to one more was to end the connection.
 MAX_STREAMS = 100
 # Bytes of one stream that wait in our queue before its producer is asked to pause. Twisted let the
 # client's window decide alone, which browsers open to megabytes.
 MAX_QUEUED_BYTES = 64 * 1024
+# Control frames that wait while a client does not read; Twisted's 17 KiB are less than the headers
+# of the answers to all streams.
+MAX_CONTROL_BYTES = 64 * 1024
 # Frames that are sent in one turn of the reactor before others have theirs; Twisted sent one.
 FRAMES_PER_TURN = 32
+# A body that is too large is still taken in, and dropped, up to this size, since many clients read
+# no answer before they have sent all. Beyond it they are told at once.
+MAX_DRAINED_BYTES = 1024 * 1024
+# What the compression of our headers may keep of those before, in bytes; a client may allow for
+# gigabytes. RFC 7541, 4.2: it is for us to use less.
+HEADER_TABLE_BYTES = 4096
 # How long a client may take for the TLS handshake, in seconds.
 HANDSHAKE_SECONDS = 15.0
 
+# Requests that are taken back (CVE-2023-44487): so many at once, so many in each second.
+RESETS = (1000.0, 33.0)
+# Frames that bring nothing forward: pings, settings, priorities, windows, empty parts of bodies.
+IDLE_FRAMES = (1000.0, 100.0)
+# A client that reads sends a few of them, mostly to open windows, for each frame that it gets.
+IDLE_FRAMES_PER_SENT = 4.0
 
-class _Core(h2.connection.H2Connection):
-    """The sans-IO core, which tells of wider windows however they came about."""
 
-    def receive_data(self, data: Any) -> list[Event]:
-        """Add what Twisted overlooks: new settings may open the windows of all streams (6.9.2)."""
-        events: list[Event] = []
-        for event in super().receive_data(data):
-            events.append(event)
-            if (
-                isinstance(event, RemoteSettingsChanged)
-                and SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings
-            ):
-                events.append(WindowUpdated(stream_id=0, delta=0))
-        return events
+@attrs.define
+class Allowance:
+    """What a client may do often, but not all the time.
+
+    Args:
+        burst: How much of it at once.
+        rate: How much of it in each second.
+        now: The time, in seconds.
+    """
+
+    burst: float
+    rate: float
+    now: float
+    left: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.left = self.burst
+
+    def give(self, amount: float) -> None:
+        """Allow more; never more than the burst."""
+        self.left = min(self.burst, self.left + amount)
+
+    def take(self, amount: float, now: float) -> bool:
+        """Use some up; tell whether there was enough."""
+        # A clock that is set back must not use any up.
+        self.give(max(0.0, now - self.now) * self.rate)
+        self.now = now
+        self.left -= amount
+        return self.left >= 0
 
 
 class Stream(H2Stream):
     """One request and its answer.
 
     Attributes:
-        queued: Bytes that wait in the connection's queue of this stream.
+        queue: What waits to be sent; Twisted's sentinel stands for the end.
+        queued: Its bytes.
         refusal: An answer given before the stream was known to its connection.
     """
 
+    _conn: Connection
+    _request: Any
+    command: bytes | None
+    path: bytes | None
+    producer: Any
+    streamID: int
+
     def __init__(self, *args: Any) -> None:
+        self.queue: deque[Any] = deque()
         self.queued = 0
         self.refusal: tuple[bytes, bytes] | None = None
+        self._received = 0
         super().__init__(*args)
+
+    def _convertHeaders(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if any(name == b":authority" for name, _ in headers):
+            # RFC 9113, 8.3.1: it takes the place of `Host`; converters from HTTP/1.1 send both.
+            headers = [each for each in headers if each[0] != b"host"]
+        try:
+            super()._convertHeaders(headers)
+        except (InvalidHeaderName, ValueError):
+            self.refuse(b"400 Bad Request", b"bad request")
+        # CONNECT has no path (8.5); no resource of ours knows the method.
+        self.path = self.path or b"/"
+
+    def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
+        """Take a part of the body."""
+        super().receiveDataChunk(data, flowControlledLength)
+        self._received += len(data)
+        if self._received > MAX_DRAINED_BYTES:
+            self.refuse(b"413 Content Too Large", b"the body is too large")
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Stop the producer, which Twisted lets run on into nothing, and tell the request."""
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            producer.stopProducing()
+        super().connectionLost(reason)
 
     def abortConnection(self) -> None:
         """Reset the stream, and tell its request, which Twisted forgets."""
         self._conn.abortRequest(self.streamID)
-        self._request.connectionLost(Failure(ConnectionAborted()))
 
     def forceAbortClient(self) -> None:
         """Cut off the client, by the name that HTTP/1.1 has for it."""
@@ -86,20 +168,40 @@ class Stream(H2Stream):
         self.refuse(b"400 Bad Request", b"bad request")
 
     def windowUpdated(self) -> None:
-        """Let the producer go on, unless the connection as a whole is blocked."""
-        if not self._conn.blocked:
+        """Let the producer go on, if what it writes may go out."""
+        if not self._conn.blocked and self._conn.streams.get(self.streamID) is self:
             super().windowUpdated()
 
 
 class Connection(H2Connection):
-    """One HTTP/2 connection."""
+    """One HTTP/2 connection.
+
+    A client is given up when nothing is sent to it, and no request comes from it, for the site's
+    idle time: whatever else it sends does not count, and nothing counts while it does not read. A
+    single stream whose window stays shut for so long is reset, as others may be read meanwhile.
+    """
 
     transport: Any
     requestFactory: Any
+    conn: Any
+    streams: dict[int, Stream]
+    timeOut: Any
+    _abortingCall: IDelayedCall | None
+    _reactor: IReactorTime
+    _stillProducing: bool
 
     def __init__(self, reactor: IReactorTime) -> None:
         super().__init__(reactor)
-        self.conn = _Core(config=self.conn.config)
+        self._maxBufferedControlFrameBytes = MAX_CONTROL_BYTES
+        self._resets = Allowance(*RESETS, reactor.seconds())
+        self._idle_frames = Allowance(*IDLE_FRAMES, reactor.seconds())
+        # Streams that have something to send, in the order of their turns.
+        self._ready: dict[Stream, None] = {}
+        self._sending: IDelayedCall | None = None
+        # Streams whose client has shut their window, and when their time is up; the first to be
+        # reset comes first.
+        self._shut: dict[Stream, float] = {}
+        self._cutting: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Announce the limit of streams, and leave its enforcement to `_requestReceived`."""
@@ -114,58 +216,137 @@ class Connection(H2Connection):
         """Whether the client reads nothing at all at this moment."""
         return self._consumerBlocked is not None
 
-    # --- Requests -----------------------------------------------------------------------------
+    # --- What comes ---------------------------------------------------------------------------
 
-    def _requestReceived(self, event: RequestReceived) -> None:
-        stream_id = event.stream_id
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        if not self._stillProducing:
+            return
+        try:
+            events = self.conn.receive_data(data)
+        except ProtocolError:
+            self._terminate(Failure())
+            return
+        if any(isinstance(event, ConnectionTerminated) for event in events):
+            # The core does not send any more, not even to streams that are open.
+            self._terminate(Failure(ConnectionLost("the client said goodbye")))
+            return
+        self._take(events)
+        if self._stillProducing:
+            self._tryToWriteControlData()
+
+    def _take(self, events: Iterable[Event]) -> None:
+        # The core has seen all of these frames: a stream whose reset comes last is closed to it
+        # already, so nothing may be sent there, and its request is not even begun.
+        reset = {event.stream_id for event in events if isinstance(event, StreamReset)}
+        for stream_id in reset:
+            self._drop(stream_id, ConnectionLost("the client reset the stream"))
+        widened: set[int] = set()
+        idle = 0
+        for event in events:
+            known = isinstance(event, DataReceived) or getattr(event, "stream_id", 0) not in reset
+            if known and self._stillProducing:
+                idle += self._take_event(event, widened)
+        # Once for all: each frame would otherwise cost as much as there are streams.
+        self._widen(self.streams if 0 in widened else widened)
+        now = self._reactor.seconds()
+        if not (self._resets.take(len(reset), now) and self._idle_frames.take(idle, now)):
+            self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _take_event(self, event: Event, widened: set[int]) -> bool:
+        """Take what a frame says; tell whether it brings nothing forward.
+
+        Args:
+            event: What it says.
+            widened: Is given the streams whose windows may have opened; 0 stands for all.
+        """
+        match event:
+            case RequestReceived():
+                return not self._requestReceived(event)
+            case DataReceived():
+                self._requestDataReceived(event)
+                return not event.data
+            case StreamEnded():
+                if event.stream_id in self.streams:
+                    self._requestEnded(event)
+                return False
+            case TrailersReceived():
+                return False
+            case WindowUpdated():
+                widened.add(event.stream_id or 0)
+            case RemoteSettingsChanged():
+                if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
+                    # RFC 9113, 6.9.2; Twisted overlooks it.
+                    widened.add(0)
+                encoder = self.conn.encoder
+                encoder.header_table_size = min(encoder.header_table_size, HEADER_TABLE_BYTES)
+        # Priorities, too, which are deprecated (5.3.2), and a way to make a tree grow.
+        return True
+
+    def _requestReceived(self, event: RequestReceived) -> bool:
+        """Begin a request, or refuse its stream; tell which."""
+        stream_id = event.stream_id or 0
         if len(self.streams) >= MAX_STREAMS:
             self.conn.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
+            return False
+        self._made_progress()
         stream = Stream(
             stream_id, self, event.headers, self.requestFactory, self.site, self.factory
         )
         self.streams[stream_id] = stream
-        self._streamCleanupCallbacks[stream_id] = Deferred()
-        self._outboundStreamQueues[stream_id] = deque()
-        try:
-            self.priority.insert_stream(stream_id)
-        except DuplicateStreamError:
-            pass
-        else:
-            self.priority.block(stream_id)
         if stream.refusal is not None:
             self.refuse(stream)
+        return True
 
-    # Frames of a stream that we have reset may still be under way; Twisted took each for a bug.
+    def _requestDataReceived(self, event: DataReceived) -> None:
+        length: int = event.flow_controlled_length
+        stream = self.streams.get(event.stream_id)
+        if stream is not None:
+            if event.data:
+                self._made_progress()
+            stream.receiveDataChunk(event.data, length)
+        elif length:
+            # On its way before the client knew of the reset. It has used up the window of the
+            # connection, which others need.
+            self.conn.acknowledge_received_data(length, event.stream_id)
 
-    def _requestDataReceived(self, event: Any) -> None:
-        if event.stream_id in self.streams:
-            super()._requestDataReceived(event)
+    def _made_progress(self) -> None:
+        """Begin the idle time anew."""
+        if not self.blocked:
+            self.resetTimeout()
 
-    def _requestEnded(self, event: Any) -> None:
-        if event.stream_id in self.streams:
-            super()._requestEnded(event)
+    # --- The end of a stream ------------------------------------------------------------------
 
-    def _requestAborted(self, event: Any) -> None:
-        if event.stream_id in self.streams:
-            super()._requestAborted(event)
+    def _requestDone(self, streamID: int) -> None:
+        stream = self.streams.pop(streamID)
+        self._ready.pop(stream, None)
+        self._shut.pop(stream, None)
 
-    def _handlePriorityUpdate(self, _event: Any) -> None:
-        """Ignore priorities: deprecated (5.3.2), and a way to make the tree grow."""
+    def _drop(self, stream_id: int, reason: BaseException | None) -> None:
+        """Forget a stream that is closed to the core, and tell its request. Idempotent."""
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._requestDone(stream_id)
+            stream.connectionLost(Failure(reason))
 
     def abortRequest(self, streamID: int) -> None:
         """Reset a stream; one that has ended already stays so."""
-        if streamID not in self.streams:
-            return
+        if streamID in self.streams:
+            self._reset(streamID, ErrorCodes.CANCEL)
+            self._drop(streamID, ConnectionAborted())
+
+    def _reset(self, stream_id: int, code: ErrorCodes) -> None:
         try:
-            super().abortRequest(streamID)
+            self.conn.reset_stream(stream_id, code)
         except ProtocolError:
-            self._requestDone(streamID)
+            # It is closed to the core already.
+            return
+        self._tryToWriteControlData()
 
     def refuse(self, stream: Stream) -> None:
         """Send a stream's refusal, and reset it if its client still sends."""
         stream_id = stream.streamID
-        if stream_id not in self.streams or stream.refusal is None:
+        if self.streams.get(stream_id) is not stream or stream.refusal is None:
             return
         status, text = stream.refusal
         body = b'{"code":%s,"error":"%s"}' % (status[:3], text)
@@ -179,16 +360,56 @@ class Connection(H2Connection):
             self.conn.send_headers(stream_id, headers)
             if self.conn.local_flow_control_window(stream_id) >= len(body):
                 self.conn.send_data(stream_id, body, end_stream=True)
-            # The client need not go on (RFC 9113, 8.1).
-            self.conn.reset_stream(stream_id, ErrorCodes.NO_ERROR)
         except ProtocolError:
-            # It has ended already.
+            # It is closed to the core already.
             pass
-        if self._tryToWriteControlData():
-            stream.connectionLost(Failure(ConnectionLost("the request was refused")))
-            self._requestDone(stream_id)
+        peer = getattr(self.transport.getPeer(), "host", "local")
+        access_log.info("{address} refused: {status}", address=peer, status=status.decode("ascii"))
+        # The client need not go on (RFC 9113, 8.1).
+        self._reset(stream_id, ErrorCodes.NO_ERROR)
+        self._drop(stream_id, ConnectionLost("the request was refused"))
 
-    # --- Sending ------------------------------------------------------------------------------
+    # --- The end of the connection ------------------------------------------------------------
+
+    def timeoutConnection(self) -> None:
+        """Give up a client that has been idle, or has not read, for too long."""
+        self._give_up(ErrorCodes.PROTOCOL_ERROR if self.streams else ErrorCodes.NO_ERROR)
+
+    def _give_up(self, code: ErrorCodes) -> None:
+        if not self._stillProducing:
+            return
+        peer = getattr(self.transport.getPeer(), "host", "local")
+        log.info("{address}: HTTP/2 connection ended: {code}", address=peer, code=code.name)
+        self.conn.close_connection(code)
+        self._terminate(Failure(ConnectionLost(code.name)))
+
+    def _terminate(self, reason: Failure) -> None:
+        """Send what the core has still to say, close, and do not wait for ever for that."""
+        self.setTimeout(None)
+        # Bounded, so it may go out whether the client reads or not.
+        self.transport.write(b"".join(self._bufferedControlFrames) + self.conn.data_to_send())
+        self._bufferedControlFrames.clear()
+        self.transport.loseConnection()
+        # TLS says its goodbye once nobody is left who might write.
+        self.transport.unregisterProducer()
+        self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
+        self.connectionLost(reason, _cancelTimeouts=False)
+
+    def connectionLost(
+        self, reason: Failure = connectionDone, _cancelTimeouts: bool = True
+    ) -> None:
+        """Forget all streams, and tell their requests."""
+        self._stillProducing = False
+        for timer in (self._sending, self._cutting):
+            if timer is not None:
+                timer.cancel()
+        self._sending = self._cutting = None
+        # Whoever is told may reset others; Twisted would stumble over that.
+        for stream_id in list(self.streams):
+            self._drop(stream_id, reason.value)
+        super().connectionLost(reason, _cancelTimeouts)
+
+    # --- What goes ----------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
         """Ask every producer to wait: Twisted let them fill the queues meanwhile."""
@@ -199,86 +420,130 @@ class Connection(H2Connection):
     def resumeProducing(self) -> None:
         """Send what waits, and let the producers go on."""
         super().resumeProducing()
+        self._schedule()
         for stream in list(self.streams.values()):
             stream.windowUpdated()
+
+    def writeHeaders(
+        self,
+        version: bytes,
+        code: bytes,
+        reason: bytes,
+        headers: list[tuple[bytes, bytes]],
+        streamID: int,
+    ) -> None:
+        """Send headers; nothing happens when the stream has ended meanwhile."""
+        if streamID in self.streams:
+            super().writeHeaders(version, code, reason, headers, streamID)
 
     def remainingOutboundWindow(self, streamID: int) -> int:
         """Give how many bytes a stream may still write before its producer has to wait."""
         window: int = self.conn.local_flow_control_window(streamID)
-        queued: int = self.streams[streamID].queued
-        return min(window, MAX_QUEUED_BYTES) - queued
+        return min(window, MAX_QUEUED_BYTES) - self.streams[streamID].queued
 
     def writeDataToStream(self, streamID: int, data: bytes) -> None:
         """Queue a part of an answer; nothing happens when the stream has ended meanwhile."""
         stream = self.streams.get(streamID)
-        if stream is None:
+        if stream is None or not data:
             return
-        self._outboundStreamQueues[streamID].append(data)
+        stream.queue.append(data)
         stream.queued += len(data)
-        if self.conn.local_flow_control_window(streamID) > 0:
-            self._wake(streamID)
-        if self._consumerBlocked is not None or self.remainingOutboundWindow(streamID) <= 0:
+        self._wake(stream)
+        if self.blocked or self.remainingOutboundWindow(streamID) <= 0:
             stream.flowControlBlocked()
 
     def endRequest(self, streamID: int) -> None:
         """Queue the end of an answer; nothing happens when the stream has ended meanwhile."""
-        if streamID in self.streams:
-            self._outboundStreamQueues[streamID].append(_END_STREAM_SENTINEL)
-            self._wake(streamID)
+        stream = self.streams.get(streamID)
+        if stream is not None:
+            stream.queue.append(_END_STREAM_SENTINEL)
+            self._wake(stream)
 
-    def _wake(self, streamID: int) -> None:
-        self.priority.unblock(streamID)
-        if self._sendingDeferred is not None:
-            waiting, self._sendingDeferred = self._sendingDeferred, None
-            waiting.callback(streamID)
+    def _wake(self, stream: Stream) -> None:
+        """Put a stream at the end of the line, unless it waits for its window."""
+        if stream not in self._shut:
+            self._ready[stream] = None
+            self._schedule()
+
+    def _widen(self, stream_ids: Iterable[int]) -> None:
+        """Let streams go on whose windows may have opened."""
+        for stream_id in list(stream_ids):
+            stream = self.streams.get(stream_id)
+            if stream is None:
+                continue
+            if stream in self._shut and self.conn.local_flow_control_window(stream_id) > 0:
+                # It stays among the shut ones until it has sent something.
+                self._ready[stream] = None
+                self._schedule()
+            stream.windowUpdated()
+
+    def _schedule(self) -> None:
+        # In a turn of its own: what is written in this one goes out in as few frames as may be.
+        if self._sending is None and self._ready and not self.blocked and self._stillProducing:
+            self._sending = self._reactor.callLater(0, self._send)
 
     def _sendPrioritisedData(self, *_args: object) -> None:
-        """Send what the queues hold, until nothing may be sent or others should have their turn.
+        """Do nothing, where Twisted's loop began.
 
-        Twisted's loop goes round without end, and without a byte sent, while a stream has data but
-        no window; here such a stream leaves the loop until its window opens.
+        It went round without end, and without a byte sent, while a stream had data but no window.
         """
-        if not self._stillProducing:
-            return
-        for _ in range(FRAMES_PER_TURN):
-            if self._consumerBlocked is not None:
-                self._consumerBlocked.addCallback(self._sendPrioritisedData)
-                return
-            try:
-                stream_id = next(self.priority)
-            except DeadlockError:
-                self._sendingDeferred = Deferred()
-                self._sendingDeferred.addCallback(self._sendPrioritisedData)
-                return
-            self._send_frame(stream_id)
-        self._reactor.callLater(0, self._sendPrioritisedData)
 
-    def _send_frame(self, stream_id: int) -> None:
-        queue = self._outboundStreamQueues[stream_id]
-        stream = self.streams[stream_id]
-        if queue and queue[0] is _END_STREAM_SENTINEL:
-            self.conn.end_stream(stream_id)
-            self.transport.write(self.conn.data_to_send())
-            self.resetTimeout()
-            self._requestDone(stream_id)
-            return
+    def _send(self) -> None:
+        """Let streams send one frame each in turn, until others than this connection have theirs.
+
+        `resumeProducing` and `_widen` begin anew where this ends for want of room.
+        """
+        self._sending = None
+        for _ in range(FRAMES_PER_TURN):
+            if self.blocked or not self._ready:
+                return
+            stream = next(iter(self._ready))
+            del self._ready[stream]
+            self._send_frame(stream)
+        self._schedule()
+
+    def _send_frame(self, stream: Stream) -> None:
+        stream_id, queue = stream.streamID, stream.queue
         window = self.conn.local_flow_control_window(stream_id)
         data = _take(queue, min(window, self.conn.max_outbound_frame_size))
-        if not data:
-            self.priority.block(stream_id)
-            stream.flowControlBlocked()
-            return
         stream.queued -= len(data)
-        self.conn.send_data(stream_id, data)
+        ended = bool(queue) and queue[0] is _END_STREAM_SENTINEL
+        if not data and not ended:
+            self._wait_for_window(stream)
+            return
+        self.conn.send_data(stream_id, data, end_stream=ended)
         self.transport.write(self.conn.data_to_send())
-        # Only bytes that go out show that somebody is there.
+        # Bytes that go out show that somebody is there.
         self.resetTimeout()
-        if not queue:
-            self.priority.block(stream_id)
+        self._idle_frames.give(IDLE_FRAMES_PER_SENT)
+        self._shut.pop(stream, None)
+        if ended:
+            self._requestDone(stream_id)
+            return
+        if queue:
+            self._ready[stream] = None
         if self.remainingOutboundWindow(stream_id) > 0:
             stream.windowUpdated()
         else:
             stream.flowControlBlocked()
+
+    def _wait_for_window(self, stream: Stream) -> None:
+        stream.flowControlBlocked()
+        if stream.queue and stream not in self._shut:
+            self._shut[stream] = self._reactor.seconds() + self.timeOut
+            if self._cutting is None:
+                self._cutting = self._reactor.callLater(self.timeOut, self._cut)
+
+    def _cut(self) -> None:
+        """Reset the streams whose windows have been shut for too long."""
+        self._cutting = None
+        now = self._reactor.seconds()
+        for stream in [each for each, until in self._shut.items() if until <= now]:
+            log.info("an HTTP/2 stream that is not read is reset")
+            self.abortRequest(stream.streamID)
+        if self._shut and self._stillProducing:
+            wait = max(0.0, next(iter(self._shut.values())) - now)
+            self._cutting = self._reactor.callLater(wait, self._cut)
 
 
 def _take(queue: deque[Any], limit: int) -> bytes:

@@ -14,6 +14,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from tests.integration.daemons import Daemons
+from tests.integration.h2client import start_secure
 from tests.integration.leftovers import Leftovers
 
 
@@ -29,3 +30,17 @@ async def daemon(tmp_path):
     yield daemons.start
     await daemons.stop()
     await leftovers.check()
+
+
+@pytest_twisted.async_yield_fixture
+async def secure(daemon, tmp_path):
+    """Give the builder of daemons on HTTPS; see `tests.integration.h2client.SecureDaemon`."""
+    started = []
+
+    async def start(**settings):
+        started.append(await start_secure(daemon, tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop_clients()
