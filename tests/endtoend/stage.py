@@ -156,9 +156,11 @@ class Site:
     def start_mxflex(self):
         """Start MXFlex, and wait until it serves and the MX has let it in."""
         self._starts += 1
-        self._mxflex = Daemon(self._folder, "mxflex")
-        eventually(lambda: self._mxflex.output.count("server connection up") >= self._starts)
-        eventually(self._answers)
+        with contextlib.ExitStack() as undo:
+            self._mxflex = undo.enter_context(Daemon(self._folder, "mxflex"))
+            eventually(lambda: self._mxflex.output.count("server connection up") >= self._starts)
+            eventually(self._answers)
+            undo.pop_all()
 
     def stop_mxflex(self):
         """Stop MXFlex."""
@@ -177,8 +179,11 @@ class Site:
         return MXUser(self._mx_port, login)
 
     def __enter__(self):
-        self.start_mx()
-        self.start_mxflex()
+        with contextlib.ExitStack() as undo:
+            self.start_mx()
+            undo.callback(self.stop_mx)
+            self.start_mxflex()
+            undo.pop_all()
         return self
 
     def __exit__(self, *_):
