@@ -266,7 +266,7 @@ def test_bad_options(arguments, word, tmp_path):
         ("mx: {adr: a}", "mx.adr: unknown key; did you mean mx.addr?"),
         ("mx: {addr: a, login: b, password: 12345}", "mx.password: expected text; put the number"),
         ("mx: {addr: a", "line 1, column 13: not valid YAML: while parsing a flow mapping"),
-        ("host: crm.example.com\nmx: {addr: a, login: b, password: c}", "host: HTTPS with a "),
+        ("acme: {eab_kid: x}\nmx: {addr: a, login: b, password: c}", "acme.eab_key: required "),
     ],
 )
 @pytest.mark.parametrize("daemon", [[], ["--nodaemon"]], ids=["daemon", "foreground"])
