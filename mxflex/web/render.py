@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from functools import cached_property
 from hashlib import blake2b
+from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -102,7 +103,8 @@ def send_json(request: Request, data: Any, status: int = 200) -> bytes:
 
 def send_body(request: Request, body: JSONBody, status: int = 200) -> bytes:
     """Give the bytes of an answer, compressed if it is worth it and the client takes it."""
-    request.setResponseCode(status)
+    # Twisted does not know every phrase (422).
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
     request.setHeader(b"content-type", JSON_TYPE)
     data = body.plain
     if len(data) > GZIP_FROM:
