@@ -108,6 +108,18 @@ class MemoryMX:
         assert self.link.up
         return self
 
+    def stop(self):
+        """Stop the link in order; no timer of it, and of nobody else, may be left."""
+        self.hold.clear()
+        stopping = self.link.stopService()
+        for _ in range(20):
+            while self._held:
+                self.answer()
+            self.pump()
+            self.clock.advance(0.5)
+        assert stopping.called
+        assert self.clock.getDelayedCalls() == []
+
     def pump(self):
         """Answer all commands, those too that the answers lead to."""
         while self._protocol is not None:

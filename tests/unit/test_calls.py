@@ -898,8 +898,22 @@ def has_fired(deferred):
 
 
 @pytest.fixture
-def office():
-    return Office()
+def make_office():
+    """Give a function that makes an office; all are closed at the end."""
+    offices = []
+
+    def make(**options):
+        offices.append(Office(**options))
+        return offices[-1]
+
+    yield make
+    for office in offices:
+        office.mx.stop()
+
+
+@pytest.fixture
+def office(make_office):
+    return make_office()
 
 
 COMMANDS = {
@@ -1052,18 +1066,18 @@ class TestHold:
 
     @pytest.mark.parametrize(("state", "kind"), [("hold", RetrieveCall), ("connected", HoldCall)])
     @pytest.mark.parametrize("watched", [(ME,), ()])
-    def test_a_call_from_before(self, state, kind, watched):
+    def test_a_call_from_before(self, make_office, state, kind, watched):
         """Of a call that began unseen the MX is asked once, and the answer decides."""
-        office = Office(watched=watched)
+        office = make_office(watched=watched)
         office.mx.calls[ME] = [DeviceCall(connection=CALL, state=state)]
         office.result(office.calls.hold(USER, CALL))
         assert office.sent == [kind]
         assert office.mx.count(SnapshotDevice) == 1
 
     @pytest.mark.parametrize(("mine", "theirs"), [("hold", "connected"), ("connected", "hold")])
-    def test_of_another_extension(self, mine, theirs):
+    def test_of_another_extension(self, make_office, mine, theirs):
         """Without the restriction, the state at the named device decides, not the user's own."""
-        office = Office(restrict=False, watched=(ME, PETER))
+        office = make_office(restrict=False, watched=(ME, PETER))
         for ext, state in ((ME, mine), (PETER, theirs)):
             office.talk(ext)
             if state == "hold":
@@ -1124,9 +1138,9 @@ class TestWhoseCall:
         office.result(office.calls.hang_up(USER, CALL))
         assert office.mx.count(SnapshotDevice) == 0
 
-    def test_after_a_logout(self):
+    def test_after_a_logout(self, make_office):
         """Tokens outlive the logout: the MX decides, and nothing of the call is kept."""
-        office = Office(watched=())
+        office = make_office(watched=())
         office.mx.calls[ME] = [DeviceCall(connection=CALL, state="connected")]
         office.result(office.calls.hang_up(USER, CALL))
         assert office.sent == [ClearConnection]
@@ -1171,9 +1185,9 @@ class TestWhoseCall:
         with pytest.raises(Forbidden):
             office.result(office.calls.hang_up(USER, ConnectionID(39, OUTSIDE)))
 
-    def test_without_the_restriction(self):
+    def test_without_the_restriction(self, make_office):
         """With `restrict: false` any call may be acted on, and nobody is asked whose it is."""
-        office = Office(restrict=False)
+        office = make_office(restrict=False)
         office.result(office.calls.hang_up(USER, ConnectionID(40, PETER)))
         office.result(
             office.calls.transfer_consult(USER, ConnectionID(1, PETER), ConnectionID(2, PETER))
@@ -1290,9 +1304,9 @@ class TestMake:
         assert office.sent == [MakeCall, MakeCall]
 
     @pytest.mark.parametrize("calling", ["3044", "30 44", "*86", "anna"])
-    def test_without_the_restriction(self, calling):
+    def test_without_the_restriction(self, make_office, calling):
         """With `restrict: false` any device may call, and is named as it was written."""
-        office = Office(restrict=False)
+        office = make_office(restrict=False)
         office.result(office.calls.make(USER, OUTSIDE, calling))
         assert office.mx.commands[0].calling_device == calling
 
