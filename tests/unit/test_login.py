@@ -1,0 +1,312 @@
+"""Logins: who is let in, in which order things happen, and what a failure costs."""
+
+from __future__ import annotations
+
+import inspect
+
+import attrs
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from mxflex.errors import (
+    CommandRefused,
+    Forbidden,
+    InvalidToken,
+    LocalProtocolError,
+    LoginRefused,
+    MXBusy,
+    MXError,
+    MXTimeout,
+    MXUnavailable,
+    TooManyRequests,
+)
+from mxflex.gateway.login import Logins
+from mxflex.gateway.sessions import Sessions
+from mxflex.gateway.throttle import Throttle
+from mxflex.gateway.tokens import Tokens
+from mxflex.mx.verify import Account, LoginCheck
+
+NOW = 1_505_411_996.5
+ME = Account(serial="63022", ext="3095", jid=43884851147406145)
+HERE = "192.0.2.1"
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+class Check:
+    """Takes the place of `mxflex.mx.verify.LoginCheck`; the test is the MX."""
+
+    def __init__(self):
+        self.asked = []
+        self.waiting = []
+        # Whether a login has to wait for its place first.
+        self.full = False
+
+    async def verify(self, login, password, admit):
+        place = Deferred()
+        if self.full:
+            self.waiting.append(place)
+        else:
+            place.callback(None)
+        await place
+        admit()
+        answer = Deferred()
+        self.asked.append((login, password, answer))
+        return await answer
+
+    def answer(self, result=ME):
+        self.asked.pop(0)[2].callback(result)
+
+    def refuse(self, error):
+        self.asked.pop(0)[2].errback(error)
+
+
+class Watch:
+    """Takes the place of `mxflex.gateway.sessions.Sessions`."""
+
+    def __init__(self):
+        self.opened = []
+        self.closed = []
+        self.error = None
+        self.slow = None
+
+    async def open(self, ext, expires_at):
+        self.opened.append((ext, expires_at))
+        if self.slow is not None:
+            await self.slow
+        if self.error is not None:
+            raise self.error
+
+    async def close(self, ext):
+        self.closed.append(ext)
+
+
+class Door:
+    """Logins with everything they need, at a time that stands unless it is set."""
+
+    def __init__(self, max_failures=3):
+        self.now = NOW
+        self.check, self.watch = Check(), Watch()
+        self.throttle = Throttle(max_failures, 300)
+        self.tokens = Tokens(3600, b"k" * 64)
+        self.logins = Logins(lambda: self.now, self.check, self.throttle, self.tokens, self.watch)
+
+    def knock(self, login="user_login", password="password", address=HERE):
+        """Begin a login; give the Deferred of what comes of it."""
+        return Deferred.fromCoroutine(self.logins.log_in(login, password, address))
+
+    def fail(self, login="user_login", address=HERE, error=None):
+        """Let a login be refused."""
+        knocking = self.knock(login, "wrong", address)
+        self.check.refuse(error or LoginRefused("Invalid user name or password", 2))
+        return error_of(knocking)
+
+
+def error_of(deferred):
+    """Give the exception of a Deferred that has failed."""
+    results = []
+    deferred.addErrback(results.append)
+    assert results
+    assert isinstance(results[0], Failure)
+    return results[0].value
+
+
+def result_of(deferred):
+    results = []
+    deferred.addCallback(results.append)
+    assert results, "has not fired, or has failed"
+    return results[0]
+
+
+@pytest.fixture
+def door():
+    return Door()
+
+
+def test_fakes_are_like_what_they_stand_for():
+    """The fakes have the methods that are used, with the same parameters."""
+    assert parameters(Check.verify) == parameters(LoginCheck.verify)
+    assert parameters(Watch.open) == parameters(Sessions.open)
+    assert parameters(Watch.close) == parameters(Sessions.close)
+
+
+class TestGoodLogins:
+    """People who are let in."""
+
+    def test_grant(self, door):
+        """A good login gives a token of this person, and the seconds that it lasts."""
+        knocking = door.knock()
+        assert door.check.asked[0][:2] == ("user_login", "password")
+        door.check.answer()
+        grant = result_of(knocking)
+        assert grant.expires_in == 3600
+        identity = door.logins.identify(grant.token)
+        assert (identity.mx, identity.ext, identity.jid) == ("63022", "3095", ME.jid)
+        assert identity.expires_at == int(NOW) + 3600
+
+    def test_monitor_before_token(self, door):
+        """The token is given when the extension is watched, until the token's end."""
+        door.watch.slow = Deferred()
+        knocking = door.knock()
+        door.check.answer()
+        assert door.watch.opened == [("3095", int(NOW) + 3600)]
+        assert not knocking.called
+        door.watch.slow.callback(None)
+        assert result_of(knocking).token
+
+    def test_token_is_no_part_of_its_text(self, door):
+        """A grant that finds its way into a log does not take the token there."""
+        knocking = door.knock()
+        door.check.answer()
+        grant = result_of(knocking)
+        assert grant.token not in repr(grant)
+
+    def test_identify_knows_the_time(self, door):
+        """A token is good until its end by the same clock that made it."""
+        knocking = door.knock()
+        door.check.answer()
+        token = result_of(knocking).token
+        door.now = int(NOW) + 3599.9
+        door.logins.identify(token)
+        door.now = int(NOW) + 3600
+        with pytest.raises(InvalidToken):
+            door.logins.identify(token)
+
+    def test_logout(self, door):
+        """A logout ends the watching of the token's extension; the token stays good."""
+        knocking = door.knock()
+        door.check.answer()
+        token = result_of(knocking).token
+        identity = door.logins.identify(token)
+        for _ in range(2):
+            result_of(Deferred.fromCoroutine(door.logins.log_out(identity)))
+        assert door.watch.closed == ["3095", "3095"]
+        assert door.logins.identify(token) == identity
+
+    @pytest.mark.parametrize("jid", [0, 2**64 - 1])
+    def test_any_id(self, door, jid):
+        """Whatever id the MX gives a person, the token has it."""
+        knocking = door.knock()
+        door.check.answer(attrs.evolve(ME, jid=jid))
+        assert door.logins.identify(result_of(knocking).token).jid == jid
+
+
+class TestRefusals:
+    """People who are not."""
+
+    def test_words_of_the_mx(self, door):
+        """What the MX says to a bad login is what the person is told; nothing is watched."""
+        error = door.fail()
+        assert isinstance(error, LoginRefused)
+        assert (str(error), error.code) == ("Invalid user name or password", 2)
+        assert door.watch.opened == []
+
+    def test_account_without_an_extension(self, door):
+        """An account without a telephone has nothing to watch, and gets no token."""
+        knocking = door.knock()
+        door.check.answer(attrs.evolve(ME, ext=""))
+        assert isinstance(error_of(knocking), Forbidden)
+        assert door.watch.opened == []
+
+    @pytest.mark.parametrize(
+        ("error", "told"),
+        [
+            (MXUnavailable("down"), MXUnavailable),
+            (MXTimeout("slow"), MXTimeout),
+            (CommandRefused("licence"), MXUnavailable),
+            (MXError("no id"), MXUnavailable),
+        ],
+        ids=lambda value: getattr(value, "__name__", str(value)),
+    )
+    def test_monitor_that_does_not_start(self, door, error, told):
+        """Without a monitor there is no token: the MX is not there, for this purpose."""
+        door.watch.error = error
+        knocking = door.knock()
+        door.check.answer()
+        failure = error_of(knocking)
+        assert type(failure) is told
+        assert "licence" not in str(failure)
+
+
+class TestThrottle:
+    """Failures are counted."""
+
+    def test_after_too_many_the_mx_is_not_asked(self, door):
+        """A login that has failed too often is refused before the MX hears of it."""
+        for _ in range(3):
+            door.fail()
+        error = error_of(door.knock())
+        assert isinstance(error, TooManyRequests)
+        assert error.retry_after == 300
+        assert door.check.asked == []
+        door.now += 300
+        knocking = door.knock()
+        door.check.answer()
+        assert result_of(knocking)
+
+    def test_failure_counts_when_the_mx_answers(self, door):
+        """The window begins with the refusal, not with the question."""
+        door = Door(max_failures=1)
+        knocking = door.knock()
+        door.now += 100
+        door.check.refuse(LoginRefused("no"))
+        error_of(knocking)
+        assert error_of(door.knock()).retry_after == 300
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MXUnavailable("down"),
+            MXTimeout("slow"),
+            MXBusy("busy"),
+            LocalProtocolError("cannot be sent"),
+            CancelledError(),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_what_is_not_the_persons_fault(self, door, error):
+        """An MX that is away, slow or busy, and a client that leaves, count as no failure."""
+        for _ in range(10):
+            assert type(door.fail(error=error)) is type(error)
+        assert door.throttle._failures == {}
+
+    def test_a_good_login_forgives_the_name(self, door):
+        """After a good login the name begins anew, from another address too."""
+        for number in range(2):
+            door.fail(address=f"192.0.2.{number + 10}")
+        knocking = door.knock()
+        door.check.answer()
+        result_of(knocking)
+        for number in range(2):
+            assert isinstance(door.fail(address=f"192.0.2.{number + 20}"), LoginRefused)
+
+    def test_it_does_so_whatever_comes_behind(self, door):
+        """The password was right, though the monitor did not start or there is no extension."""
+        door.fail(address="192.0.2.9")
+        door.watch.error = MXUnavailable("down")
+        knocking = door.knock()
+        door.check.answer()
+        error_of(knocking)
+        assert len(door.throttle._failures) == 1
+
+    def test_those_who_wait_are_asked_again(self, door):
+        """Logins that queue while others fail are refused when their turn comes."""
+        door.check.full = True
+        queue = [door.knock(address=f"192.0.2.{n}") for n in range(5)]
+        door.check.full = False
+        for _ in range(3):
+            door.fail()
+        for place in door.check.waiting:
+            place.callback(None)
+        assert door.check.asked == []
+        assert all(isinstance(error_of(knocking), TooManyRequests) for knocking in queue)
+
+    def test_a_client_that_leaves(self, door):
+        """A login whose client has gone opens nothing."""
+        knocking = door.knock()
+        knocking.cancel()
+        assert isinstance(error_of(knocking), CancelledError)
+        assert door.watch.opened == []
