@@ -49,6 +49,18 @@ _AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 _SINGLE_HEADERS = (b"host", b"authorization", b"content-type", b"last-event-id")
 
 
+# Letters, digits and a few more, needlessly written as numbers (RFC 3986, 6.2.2.2). In the log
+# they are shown plainly: `access_token` must be recognized there, however it is spelled.
+_UNRESERVED = re.compile(
+    rb"%(?:[46][1-9A-F]|[57][0-9A]|3[0-9]|2[DE]|5F|7E)",
+    re.IGNORECASE,
+)
+
+
+def _unquoted(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[0][1:], 16)])
+
+
 class Channel(HTTPChannel):
     """One HTTP/1.1 connection, whose own refusals look like all other answers.
 
@@ -252,7 +264,7 @@ class Request(TwistedRequest):
             "{address} {method} {uri} {status} {sent} {seconds:.3f}{ending}",
             address=self.address,
             method=self.method.decode("ascii", "backslashreplace"),
-            uri=self.uri.decode("ascii", "backslashreplace"),
+            uri=_UNRESERVED.sub(_unquoted, self.uri).decode("ascii", "backslashreplace"),
             status=self.code,
             sent=self.sentLength,
             seconds=clock.seconds() - began,
