@@ -85,8 +85,16 @@ class PeerPolicy:
     def _is_pinned(self, shown: crypto.X509, depth: int = 0) -> bool:
         if depth or not self.fingerprint or _fingerprint(shown) == self.fingerprint:
             return True
-        log.error("the MX shows certificate {shown}, not the pinned one", shown=_fingerprint(shown))
+        if self._is_news(shown):
+            log.error(
+                "the MX shows certificate {shown}, not the pinned one", shown=_fingerprint(shown)
+            )
         return False
+
+    def _is_news(self, shown: crypto.X509) -> bool:
+        """Tell whether this certificate is another one than the last that was worth a line."""
+        last, self._reported = self._reported, _fingerprint(shown)
+        return last != self._reported
 
     def clientConnectionForTLS(self, _protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the OpenSSL side of one connection: no ALPN, and SNI only for a name to verify."""
@@ -114,18 +122,16 @@ class PeerPolicy:
             raise MXUnavailable("the MX showed no certificate")
         if not self._is_pinned(certificate):
             raise MXUnavailable("the certificate of the MX is not the pinned one")
-        shown = _fingerprint(certificate)
         if self.verify != ANY:
-            self._check_name(connection)
-        elif not self.fingerprint and shown != self._reported:
-            self._reported = shown
+            self._check_name(connection, certificate)
+        elif not self.fingerprint and self._is_news(certificate):
             log.warn(
                 "the certificate of the MX is not verified; to accept only this one, "
                 'add to mx: fingerprint: "{shown}"',
-                shown=shown,
+                shown=_fingerprint(certificate),
             )
 
-    def _check_name(self, connection: SSL.Connection) -> None:
+    def _check_name(self, connection: SSL.Connection, shown: crypto.X509) -> None:
         verify = (
             service_identity.pyopenssl.verify_ip_address
             if self._is_address()
@@ -134,7 +140,8 @@ class PeerPolicy:
         try:
             verify(connection, self.host)
         except (service_identity.VerificationError, service_identity.CertificateError) as error:
-            log.error("the certificate of the MX is not for {host}", host=self.host)
+            if self._is_news(shown):
+                log.error("the certificate of the MX is not for {host}", host=self.host)
             raise MXUnavailable("the certificate of the MX is for another host") from error
 
 
