@@ -148,7 +148,9 @@ def _send_file(request: Request, path: Path) -> bytes | int:
     if not is_resource_modified(_conditions(request), etag=etag, last_modified=modified):
         content.close()
         request.setResponseCode(304)
-        return b""
+        # Not as a body: its length would be told, which is that of the file (RFC 9110, 8.6).
+        request.finish()
+        return NOT_DONE_YET
     if request.method == b"HEAD":
         content.close()
         request.setHeader(b"content-type", content_type.encode("ascii"))

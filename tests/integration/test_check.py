@@ -83,8 +83,8 @@ async def test_all_is_wrong(capsys, tmp_path, mx):
             f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: not-this-one}}",
         )
     assert status == 1
-    assert [line[:4] for line in lines] == ["ok  ", "FAIL", "FAIL", "FAIL"]
-    assert lines[1] == "FAIL static files: there is no index.html in DIR/nowhere"
+    assert [line[:4] for line in lines] == ["ok  ", "note", "FAIL", "FAIL"]
+    assert lines[1] == "note static files: there is no index.html in DIR/nowhere"
     assert lines[2].startswith("FAIL MX: ")
     assert "Address already in use" in lines[3]
     assert "not-this-one" not in "\n".join(lines)

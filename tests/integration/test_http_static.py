@@ -171,6 +171,8 @@ async def test_conditions(daemon, lines, status):
     assert reply.header("etag") == full.header("etag")
     if status == 304:
         assert reply.header("content-type") is None
+        # RFC 9110, 8.6: it would be the length of the file.
+        assert reply.header("content-length") is None
 
 
 # --- Ranges ---------------------------------------------------------------------------------------
