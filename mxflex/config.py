@@ -835,7 +835,8 @@ def _build(values: dict[str, Any], source: str) -> Config:
     mx = section("mx")
     addr: _Address = mx.pop("addr")
     return Config(
-        host=own.host,
+        # As CAs and certificates spell it.
+        host=own.host.lower().rstrip("."),
         port=own.port or (HTTPS_PORT if https else HTTP_PORT),
         https=https,
         mx=MXSettings(

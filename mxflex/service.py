@@ -18,11 +18,11 @@ from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertif
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
 from twisted.web.resource import IResource
 
 from mxflex.certs.context import ServingCertificate
 from mxflex.certs.files import CertificateFiles
+from mxflex.certs.http import make_http
 from mxflex.certs.issuing import CertificateService
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
@@ -52,9 +52,6 @@ log = Logger()
 # Connections that may wait to be accepted. After a restart all clients come back within seconds;
 # with Twisted's 50, most would have to try again a second later.
 BACKLOG = 1024
-
-# How long the ACME server may take to accept a connection, in seconds.
-ACME_CONNECT_SECONDS = 15
 
 
 def build(config: Config, reactor: IReactorTime) -> MultiService:
@@ -161,8 +158,7 @@ def make_acme_http(acme: AcmeSettings, reactor: IReactorTime) -> HTTPClient:
             )
         except SSL.Error as error:
             raise ConfigError(acme.ca_file, "acme.ca_file", "expected certificates") from error
-    agent = Agent(reactor, BrowserLikePolicyForHTTPS(trust), connectTimeout=ACME_CONNECT_SECONDS)
-    return HTTPClient(agent)
+    return make_http(reactor, trust)
 
 
 def make_dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:

@@ -29,11 +29,13 @@ class ServingCertificate:
         name: The host name; until a real certificate comes, a self-signed one stands in.
 
     Attributes:
+        name: The host name.
         certificate: The one in use.
         real: Whether it is more than the stand-in.
     """
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.real = False
         self.certificate, self._context = _load(_placeholder(name))
 
@@ -53,7 +55,7 @@ class ServingCertificate:
 
 def _load(objects: PEMObjects) -> tuple[x509.Certificate, SSL.Context]:
     certificate = check_pair(objects)
-    key = next(each for each in objects if isinstance(each, pem.Key))
+    key = next(each for each in objects if isinstance(each, pem.PrivateKey))
     leaf, *chain = [
         crypto.X509.from_cryptography(x509.load_pem_x509_certificate(each.as_bytes()))
         for each in objects

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mxflex.certs.acme import Challenge
 
-PATH = (b".well-known", b"acme-challenge")
-
 
 class ChallengeResponder:
     """Knows what the CA may fetch at this moment."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TypeGuard
 
 import pem
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from txacme.interfaces import ICertificateStore
 from zope.interface import implementer
@@ -55,6 +57,20 @@ def write_secret(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def _read_secret(path: Path) -> bytes | None:
+    """Read a file of ours; None when there is none. From then on only we may read it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not path.exists():
+        return None
+    # Older files, and those that an administrator has copied, may be open to more.
+    path.parent.chmod(0o700)
+    path.chmod(0o600)
+    return path.read_bytes()
+
+
 def _set_aside(path: Path) -> None:
     """Keep a damaged file for whoever wants to know what happened."""
     aside = path.with_suffix(path.suffix + ".damaged")
@@ -69,15 +85,30 @@ def check_pair(objects: PEMObjects) -> x509.Certificate:
         ValueError: There is not one key and at least one certificate, or they do not belong
             together.
     """
-    keys = [each for each in objects if isinstance(each, pem.Key)]
+    keys = [each for each in objects if isinstance(each, pem.PrivateKey)]
     certificates = [each for each in objects if isinstance(each, pem.Certificate)]
     if len(keys) != 1 or not certificates:
         raise ValueError("expected one private key and at least one certificate")
-    key = serialization.load_pem_private_key(keys[0].as_bytes(), password=None)
+    try:
+        key = serialization.load_pem_private_key(keys[0].as_bytes(), password=None)
+    except TypeError as error:
+        raise ValueError("the private key is protected by a password") from error
+    except UnsupportedAlgorithm as error:
+        raise ValueError("the private key is of an unknown kind") from error
     certificate = x509.load_pem_x509_certificate(certificates[0].as_bytes())
     if key.public_key() != certificate.public_key():
         raise ValueError("the private key does not belong to the certificate")
     return certificate
+
+
+def is_for(certificate: x509.Certificate, name: str) -> bool:
+    """Tell whether a certificate names a host, itself or by `*` (RFC 9525, 6.3)."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    names = {each.lower() for each in extension.value.get_values_for_type(x509.DNSName)}
+    return name in names or "*." + name.partition(".")[2] in names
 
 
 @implementer(ICertificateStore)
@@ -87,31 +118,53 @@ class CertificateFile:
     Args:
         folder: Where it lies, beside the account's key.
         name: The host name.
+
+    Attributes:
+        folder: As above.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._name = name
         self._path = folder / f"{name}.pem"
+        self._objects: PEMObjects = []
+        self._saved = True
 
     def read(self) -> PEMObjects | None:
-        """Give what is stored; None when there is nothing, or nothing sound."""
+        """Give what is stored; None when there is nothing, or nothing sound.
+
+        From then on it is in memory, and the file is only written.
+        """
         try:
-            objects = pem.parse(self._path.read_bytes())
-        except FileNotFoundError:
+            content = _read_secret(self._path)
+            if content is None:
+                return None
+            objects = pem.parse(content)
+            try:
+                sound = is_for(check_pair(objects), self._name)
+            except ValueError:
+                sound = False
+            if not sound:
+                _set_aside(self._path)
+                return None
+        except OSError as error:
+            log.error("{path} cannot be read: {why}", path=self._path, why=error.strerror)
             return None
-        try:
-            check_pair(objects)
-        except ValueError:
-            _set_aside(self._path)
-            return None
+        self._objects = objects
         return objects
 
+    def set_aside(self) -> None:
+        """Take what is stored for damaged after all."""
+        self._objects = []
+        try:
+            _set_aside(self._path)
+        except OSError as error:
+            log.error("{path} is damaged: {why}", path=self._path, why=error.strerror)
+
     def _get(self, server_name: str) -> PEMObjects:
-        objects = self.read() if server_name == self._name else None
-        if objects is None:
+        if server_name != self._name or not self._objects:
             raise KeyError(server_name)
-        return objects
+        return self._objects
 
     def get(self, server_name: str) -> Deferred[PEMObjects]:
         """Give the certificate of our name; fails with KeyError for another, or without one."""
@@ -120,15 +173,30 @@ class CertificateFile:
     def _store(self, server_name: str, pem_objects: PEMObjects) -> None:
         if server_name != self._name:
             raise KeyError(server_name)
-        write_secret(self._path, b"".join(each.as_bytes() for each in pem_objects))
+        self._objects = pem_objects
+        self._saved = False
+        self.save()
 
     def store(self, server_name: str, pem_objects: PEMObjects) -> Deferred[None]:
-        """Replace the certificate of our name."""
+        """Replace the certificate of our name.
+
+        Fails with OSError when it cannot be written; it is kept in memory all the same, for `save`.
+        """
         return maybeDeferred(self._store, server_name, pem_objects)
+
+    def save(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            OSError: It still cannot.
+        """
+        if not self._saved:
+            write_secret(self._path, b"".join(each.as_bytes() for each in self._objects))
+            self._saved = True
 
     def as_dict(self) -> Deferred[dict[str, PEMObjects]]:
         """Give our name with its certificate; an empty list asks txacme to get the first one."""
-        return maybeDeferred(lambda: {self._name: self.read() or []})
+        return succeed({self._name: self._objects})
 
     def account_key(self) -> ec.EllipticCurvePrivateKey:
         """Give the account's key, made at the first call.
@@ -136,14 +204,15 @@ class CertificateFile:
         Raises:
             CertificateError: The folder cannot be used.
         """
-        path = self._folder / ACCOUNT_KEY
+        path = self.folder / ACCOUNT_KEY
         try:
-            if path.exists():
+            content = _read_secret(path)
+            if content is not None:
                 try:
-                    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-                except ValueError:
+                    key = serialization.load_pem_private_key(content, password=None)
+                except (ValueError, TypeError, UnsupportedAlgorithm):
                     key = None
-                if isinstance(key, ec.EllipticCurvePrivateKey):
+                if _is_usable(key):
                     return key
                 _set_aside(path)
             fresh = ec.generate_private_key(ec.SECP256R1())
@@ -151,6 +220,11 @@ class CertificateFile:
         except OSError as error:
             raise CertificateError(f"{path.parent} cannot be used: {error.strerror}") from error
         return fresh
+
+
+def _is_usable(key: object) -> TypeGuard[ec.EllipticCurvePrivateKey]:
+    """Tell whether a key is one for ES256, the one algorithm that we sign with."""
+    return isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1)
 
 
 def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -72,9 +72,8 @@ class PlainRoot(Resource):
 
     def render(self, request: Request) -> bytes:
         """Answer a challenge, or redirect (RFC 9110, 15.4.9)."""
-        *folder, token = request.postpath or [b""]
-        if folder == CHALLENGE:
-            answer = self._answer(token)
+        if request.postpath[:2] == CHALLENGE and len(request.postpath) > len(CHALLENGE):
+            answer = self._answer(b"/".join(request.postpath[2:]))
             if answer is None:
                 return send_error(request, 404, "not found")
             request.setHeader(b"content-type", b"application/octet-stream")
