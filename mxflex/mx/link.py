@@ -55,6 +55,7 @@ LOGOUT_SECONDS = 1 * SECOND
 LOST_SECONDS = CLOSE_SECONDS + 1 * SECOND
 # Names of unknown events that are remembered so that each is logged once.
 MAX_UNKNOWN_NAMES = 100
+MAX_NAME_CHARACTERS = 100
 
 
 class LinkState(enum.Enum):
@@ -331,6 +332,7 @@ class ServerLink(Service):
             self.address_book.observe(event)
 
     def _unknown(self, name: str) -> None:
+        name = name[:MAX_NAME_CHARACTERS]
         if name not in self._unknown_names and len(self._unknown_names) < MAX_UNKNOWN_NAMES:
             self._unknown_names.add(name)
             log.info("event {name} of the MX is not known here and ignored", name=name)
