@@ -103,6 +103,7 @@ class H2Client(Protocol):
     Attributes:
         conn: The state of the protocol; what it has to send goes out with `flush`.
         acknowledges: Whether windows are opened again for data that has come.
+        unread: The ids of streams whose windows are not opened again, but for the connection's.
         exchanges: The requests by their stream's id.
         goaway: The error code of the server's GOAWAY, or None.
         pings: How many pings were answered.
@@ -119,6 +120,7 @@ class H2Client(Protocol):
             initial_values={SettingCodes.ENABLE_PUSH: 0, **settings},
         )
         self.acknowledges = True
+        self.unread = set()
         self.exchanges = {}
         self.goaway = None
         self.pings = 0
@@ -145,19 +147,16 @@ class H2Client(Protocol):
         exchange = self.exchanges.get(getattr(event, "stream_id", None))
         match event:
             case ResponseReceived():
-                headers = dict(event.headers)
-                assert len(headers) == len(event.headers), event.headers
-                exchange.status = int(headers.pop(":status"))
-                exchange.headers = headers
+                for name, value in event.headers:
+                    before = exchange.headers.get(name)
+                    exchange.headers[name] = value if before is None else f"{before}, {value}"
+                exchange.status = int(exchange.headers.pop(":status"))
             case InformationalResponseReceived():
                 exchange.informational.append(int(dict(event.headers)[":status"]))
             case DataReceived():
                 exchange.body += event.data
                 exchange.frames += 1
-                if self.acknowledges and event.flow_controlled_length:
-                    self.conn.acknowledge_received_data(
-                        event.flow_controlled_length, event.stream_id
-                    )
+                self._open_windows(event.flow_controlled_length, event.stream_id)
             case StreamEnded():
                 exchange.ended = True
             case StreamReset():
@@ -168,6 +167,14 @@ class H2Client(Protocol):
                 self.pings += 1
             case SettingsAcknowledged():
                 self.settled += 1
+
+    def _open_windows(self, length, stream_id):
+        if not length or not self.acknowledges:
+            return
+        if stream_id in self.unread:
+            self.conn.increment_flow_control_window(length)
+        else:
+            self.conn.acknowledge_received_data(length, stream_id)
 
     def _settle(self):
         waiters, self._waiters = self._waiters, []
