@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import pytest_twisted
 
@@ -11,7 +13,7 @@ from mxflex.wire.codec import ConnectionID
 from mxflex.wire.framing import MAX_FRAME_BYTES, encode_frame
 from mxflex.wire.messages import EstablishedEvent
 from tests.integration.daemons import EXT
-from tests.integration.victims import Victims, eventually, streams_of, turn
+from tests.integration.victims import Victims, eventually, read_status, request, streams_of, turn
 
 # Broken in ways of their own, beside those that the simulator knows.
 MORE_MALFORMED = {
@@ -180,7 +182,9 @@ async def test_a_flood_of_events(victim):
     """Ten thousand events in a row arrive in order, and requests are answered meanwhile."""
     running = await victim(events={"max_unsent": 20_000_000})
     token = await running.log_in()
-    stream = await running.open_stream(token)
+    client = await running.connect()
+    client.send(request("GET", "/api/events", token=token))
+    assert await read_status(client) == 200
     (monitor,) = running.mx.sessions[0].monitors
     flood = b"".join(
         encode_frame(
@@ -193,8 +197,9 @@ async def test_a_flood_of_events(victim):
     )
     running.mx.send_raw(flood, "Server")
     assert (await running.get("/api/contacts", token=token)).status == 200
-    await stream.when(lambda: stream.text.count(b"\ndata: ") == 10_000)
-    assert told(stream) == list(range(10_000))
+    await client.when(lambda: client.received.count(b"\ndata: ") == 10_000)
+    numbers = re.findall(rb'\ndata: {"callId":(\d+),', client.received)
+    assert numbers == [b"%d" % number for number in range(10_000)]
 
 
 @pytest_twisted.ensureDeferred
