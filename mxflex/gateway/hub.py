@@ -174,15 +174,16 @@ class Hub:
                 channel.listeners.pop(listener, None)
                 _end(listener)
 
-    def publish_gap(self, reason: str, since: float) -> None:
-        """Tell every stream of every extension that events are lost.
+    def publish_gap(self, reason: str, since: float, only: str | None = None) -> None:
+        """Tell every stream that events are lost.
 
         Args:
             reason: `mx-down`.
             since: From when on, in seconds since the epoch.
+            only: The extension whose events are lost; None for all.
         """
         data = self._gap(reason, since)
-        for ext in list(self._channels):
+        for ext in list(self._channels) if only is None else [only]:
             self.publish(ext, "gap", data)
 
 

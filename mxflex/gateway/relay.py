@@ -37,7 +37,10 @@ class Relay:
         self._calls = calls
         self._monitors = monitors
         self._encode = encode
-        self._down_since: float | None = None
+        # When the link was lost the last time, and whether it still is.
+        self._down = False
+        self._lost_at = 0.0
+        monitors.on_restored = self._monitor_restored
 
     def call_event(self, ext: str, event: CallEvent) -> None:
         """Give an event to the registry of calls, then to the streams."""
@@ -49,14 +52,21 @@ class Relay:
 
     def link_down(self) -> None:
         """Remember since when events are lost."""
-        self._down_since = self._clock()
+        self._down = True
+        self._lost_at = self._clock()
 
     def link_up(self) -> None:
         """Tell the streams what they missed, and learn what is going on now."""
-        if self._down_since is None:
+        if not self._down:
             return
-        since, self._down_since = self._down_since, None
+        self._down = False
         for ext in self._monitors.wanted:
             # The restored monitors may have told of calls already.
-            self._calls.resume(ext, since)
-        self._hub.publish_gap(MX_DOWN, since)
+            self._calls.resume(ext, self._lost_at)
+        self._hub.publish_gap(MX_DOWN, self._lost_at)
+
+    def _monitor_restored(self, ext: str) -> None:
+        """Tell the streams of one extension what they missed while the link was up without it."""
+        if not self._down:
+            self._calls.resume(ext, self._clock())
+            self._hub.publish_gap(MX_DOWN, self._lost_at, ext)

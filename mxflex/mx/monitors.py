@@ -23,15 +23,24 @@ RESTORE_AT_ONCE = 16
 MAX_EARLY_EVENTS = 1_000
 
 
+def _nothing(_ext: str) -> None:
+    """Take no interest in monitors that run again."""
+
+
 class Monitors:
     """One monitor for each wanted extension, started again on each new connection.
 
     Args:
         on_event: Called with the extension and the event, in the MX's order.
+
+    Attributes:
+        on_restored: Called with an extension that was without its monitor and has one again, before
+            any event of it.
     """
 
     def __init__(self, on_event: Callable[[str, CallEvent], None]) -> None:
         self._on_event = on_event
+        self.on_restored: Callable[[str], None] = _nothing
         self._protocol: MXProtocol | None = None
         self._wanted: set[str] = set()
         # Of the present connection alone: a new one hands out new ids.
@@ -160,6 +169,8 @@ class Monitors:
             self._monitor_of[ext] = monitor
             self._ext_of[monitor] = ext
             log.info("monitor {monitor} of {ext} started", monitor=monitor, ext=ext)
+            if ext in self._wanted:
+                self.on_restored(ext)
         finally:
             self._starting -= 1
             self._deliver_early()

@@ -247,6 +247,14 @@ class TestThrottle:
         door.check.answer()
         assert result_of(knocking)
 
+    def test_takes_no_place_in_the_queue(self, door):
+        """A login that has failed too often does not wait in others' way only to be refused."""
+        for _ in range(3):
+            door.fail()
+        door.check.full = True
+        assert isinstance(error_of(door.knock()), TooManyRequests)
+        assert door.check.waiting == []
+
     def test_failure_counts_when_the_mx_answers(self, door):
         """The window begins with the refusal, not with the question."""
         door = Door(max_failures=1)

@@ -16,9 +16,11 @@ from mxflex.wire.codec import ConnectionID
 from mxflex.wire.messages import (
     CallEvent,
     ConnectionClearedEvent,
+    CSTAError,
     DeliveredEvent,
     DeviceCall,
     MonitorStart,
+    MonitorStartResponse,
     SnapshotDevice,
 )
 from tests.unit.memory_mx import MemoryMX
@@ -54,15 +56,15 @@ class House:
         clock = self.mx.clock.seconds
         self.hub = Hub(clock, encode_sse, encode_gap, 16)
         self.registry = CallRegistry(clock)
-        calls = Calls(self.mx.link, self.registry, True)
+        self.calls = Calls(self.mx.link, self.registry, True)
         monitors = self.mx.link.monitors
-        self.relay = Relay(clock, self.hub, calls, monitors, encode_call_event)
+        self.relay = Relay(clock, self.hub, self.calls, monitors, encode_call_event)
         self.mx.link.listen(self.relay)
         self.mx.start()
         self.streams = {}
         for ext in (ME, PETER):
             self.hub.open(ext)
-            calls.watch(ext)
+            self.calls.watch(ext)
             self.mx.run(monitors.start(ext))
             self.streams[ext] = stream = Stream(lambda ext=ext: self.ids(ext))
             self.hub.subscribe(ext, stream, None)
@@ -199,3 +201,68 @@ class TestLostLink:
         house.mx.come_back()
         assert [c.device for c in house.mx.commands if isinstance(c, SnapshotDevice)] == [ME]
         assert house.streams[PETER].frames == []
+
+
+class TestLateMonitors:
+    """Monitors that the MX does not restore at once when it is back."""
+
+    @pytest.fixture
+    def late(self, house):
+        """Give the house with the MX back, and both monitors refused; and when it was lost."""
+        house.lost_at = house.mx.clock.seconds()
+        house.mx.refuse[MonitorStart] = CSTAError(text="busy")
+        house.mx.lose()
+        house.mx.come_back()
+        assert house.streams[ME].names == house.streams[PETER].names == ["gap"]
+        house.mx.refuse.clear()
+        house.mx.commands.clear()
+        return house
+
+    def check(self, house, ext):
+        """Hold the stream of an extension to a second gap, and its calls to a second question."""
+        assert house.streams[ext].names == ["gap", "gap"]
+        assert timestamp(house.lost_at).encode() in house.streams[ext].frames[1]
+        assert SnapshotDevice(device=ext) in house.mx.commands
+
+    def test_tried_again(self, late):
+        """What was lost until a monitor ran again is told when it does."""
+        late.mx.clock.advance(30)
+        late.mx.pump()
+        self.check(late, ME)
+        self.check(late, PETER)
+        late.ring()
+        assert late.streams[ME].names[2:] == ["DeliveredEvent"]
+
+    def test_calls_that_ended_meanwhile(self, late):
+        """What the MX said before the monitor ran again does not count any more."""
+        late.mx.calls[ME] = [DeviceCall(connection=ConnectionID(40, ME), state="connected")]
+        late.calls.refresh(ME)
+        late.mx.pump()
+        assert late.ids() == [40]
+        late.mx.calls.clear()
+        late.mx.clock.advance(30)
+        late.mx.pump()
+        assert late.ids() == []
+
+    def test_started_by_a_login(self, late):
+        """A login that gets the monitor running tells the streams that had to do without it."""
+        late.mx.run(late.mx.link.monitors.start(ME))
+        self.check(late, ME)
+        assert late.streams[PETER].names == ["gap"]
+
+    def test_the_gap_comes_before_the_events(self, late):
+        """Events of a monitor that overtake the answer to its start come behind the gap."""
+        late.mx.hold.add(MonitorStart)
+        late.mx.run(late.mx.link.monitors.start(ME))
+        late.mx.send_as("9", DeliveredEvent(connection=ConnectionID(50, ME), alerting_device=ME))
+        late.mx.answer(MonitorStartResponse(monitor="9"))
+        assert late.streams[ME].names == ["gap", "gap", "DeliveredEvent"]
+
+    def test_first_start(self, house):
+        """The first monitor of somebody who logs in is no gap for anybody."""
+        house.hub.open("3042")
+        house.mx.run(house.mx.link.monitors.start("3042"))
+        assert (
+            house.hub.subscribe("3042", Stream(list), house.mx.clock.seconds() * 10**6).frames == []
+        )
+        assert house.streams[ME].frames == []
