@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from mxflex.gateway.hub import Backlog
 from mxflex.gateway.sessions import Sessions
+from mxflex.web.fastpath import Chunks, writer_for
 
 log = Logger()
 
@@ -51,13 +52,15 @@ class EventStream:
     Args:
         request: The request, not yet answered.
         max_unsent: Bytes that the client may owe.
+        chunks: See `mxflex.web.fastpath`.
 
     Attributes:
         closed: Fires when the stream ended in order; cancelled when the client has gone.
     """
 
-    def __init__(self, request: Request, max_unsent: int) -> None:
+    def __init__(self, request: Request, max_unsent: int, chunks: Chunks) -> None:
         self._request = request
+        self._write = writer_for(request, chunks)
         self._max_waiting = max_unsent - TRANSPORT_BUFFER_BYTES
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -72,6 +75,8 @@ class EventStream:
         request.setHeader(b"cache-control", b"no-cache, no-transform")
         request.setHeader(b"x-accel-buffering", b"no")
         request.registerProducer(self, True)
+        # The headers go the usual way.
+        request.write(b"")
         # The opening names the id before the backlog only when nothing is missed; with a backlog
         # the events name their own.
         self.send(_opening(backlog.last_id) if not backlog.frames else _retry())
@@ -86,7 +91,7 @@ class EventStream:
         if self._over:
             return
         if not self._paused:
-            self._request.write(frame)
+            self._write(frame)
             return
         self._waiting.append(frame)
         self._waiting_bytes += len(frame)
@@ -132,7 +137,7 @@ class EventStream:
         while self._waiting and not self._paused and not self._over:
             frame = self._waiting.popleft()
             self._waiting_bytes -= len(frame)
-            self._request.write(frame)
+            self._write(frame)
 
     def stopProducing(self) -> None:
         """Know that the connection has gone; the request tells whoever awaits `closed`."""
@@ -164,6 +169,7 @@ class EventStreams(Service):
         # A stream stays in the slot it was put in; the slots take turns.
         self._slots: list[dict[EventStream, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
         self._turn = 0
+        self._chunks = Chunks()
         self._timer: IDelayedCall | None = None
 
     @property
@@ -182,7 +188,7 @@ class EventStreams(Service):
         Raises:
             NotMonitored: The extension is not watched; nothing has been written.
         """
-        stream = EventStream(request, self._max_unsent)
+        stream = EventStream(request, self._max_unsent, self._chunks)
         backlog = self._sessions.subscribe(ext, stream, last_event_id)
         # The slot whose turn was last has its next turn in a whole interval.
         slot = self._slots[self._turn]
