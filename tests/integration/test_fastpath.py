@@ -19,6 +19,7 @@ from mxflex.web.fastpath import Chunks, SocketWriter, writer_for
 from mxflex.web.site import MXFlexSite
 
 HEAD = b"GET / HTTP/%s\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+WRITES = 100
 PIECES = [b"x" * size for size in (1, 15, 16, 17, 255, 256, 4096, 70_000)]
 
 
@@ -128,12 +129,15 @@ async def test_the_same_bytes(paused):
         write = writer_for(request, Chunks()) if fast else request.write
         assert isinstance(write, SocketWriter) is fast
         chance = random.Random(7)
-        for _ in range(40):
+        for _ in range(WRITES):
             write(chance.choice(PIECES))
             await turns(chance.choice([0, 0, 1, 3]))
         if paused:
-            assert request.channel.transport.dataBuffer, "the kernel took everything"
-        assert request.sentLength == sum(len(piece) for piece in _replayed(random.Random(7), 40))
+            transport = request.channel.transport
+            assert transport.dataBuffer or transport._tempDataBuffer, "the kernel took it all"
+        assert request.sentLength == sum(
+            len(piece) for piece in _replayed(random.Random(7), WRITES)
+        )
         bodies.append((await exchange.end())[1])
     assert bodies[0] == bodies[1]
 
