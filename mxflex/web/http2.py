@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
+import h2.connection
+from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -29,8 +31,9 @@ from h2.events import (
     TrailersReceived,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError
+from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes
+from hpack import Encoder
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -61,6 +64,8 @@ MAX_DRAINED_BYTES = 1024 * 1024
 # What the compression of our headers may keep of those before, in bytes; a client may allow for
 # gigabytes. RFC 7541, 4.2: it is for us to use less.
 HEADER_TABLE_BYTES = 4096
+# What stands before each frame (RFC 9113, 4.1).
+FRAME_HEADER_BYTES = 9
 # How long a client may take for the TLS handshake, in seconds.
 HANDSHAKE_SECONDS = 15.0
 
@@ -101,6 +106,40 @@ class Allowance:
         self.now = now
         self.left -= amount
         return self.left >= 0
+
+
+class _Encoder(Encoder):
+    """Compresses our headers, with a memory that the client cannot make grow."""
+
+    @property
+    def header_table_size(self) -> int:
+        """What it keeps of headers before, in bytes."""
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        bounded = min(value, HEADER_TABLE_BYTES)
+        self.header_table.maxsize = bounded
+        if self.header_table.resized:
+            self.table_size_changes.append(bounded)
+
+
+class _Core(h2.connection.H2Connection):
+    """The sans-IO core, with two bounds that it lacks."""
+
+    def __init__(self, config: H2Configuration) -> None:
+        super().__init__(config)
+        self.encoder = _Encoder()
+
+    def receive_data(self, data: Any) -> list[Event]:
+        """Take bytes; see `h2.connection.H2Connection.receive_data`."""
+        events = super().receive_data(data)
+        # It looks at a frame's length once the whole frame has come, of up to 16 MB.
+        unfinished = self.incoming_buffer._data  # noqa: SLF001 - nothing public tells
+        if len(unfinished) > self.max_inbound_frame_size + FRAME_HEADER_BYTES:
+            self.close_connection(ErrorCodes.FRAME_SIZE_ERROR)
+            raise FrameTooLargeError("a frame is too long")
+        return events
 
 
 class Stream(H2Stream):
@@ -183,7 +222,7 @@ class Connection(H2Connection):
 
     transport: Any
     requestFactory: Any
-    conn: Any
+    conn: _Core
     streams: dict[int, Stream]
     timeOut: Any
     _abortingCall: IDelayedCall | None
@@ -192,6 +231,7 @@ class Connection(H2Connection):
 
     def __init__(self, reactor: IReactorTime) -> None:
         super().__init__(reactor)
+        self.conn = _Core(self.conn.config)
         self._maxBufferedControlFrameBytes = MAX_CONTROL_BYTES
         self._resets = Allowance(*RESETS, reactor.seconds())
         self._idle_frames = Allowance(*IDLE_FRAMES, reactor.seconds())
@@ -278,8 +318,6 @@ class Connection(H2Connection):
                 if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
                     # RFC 9113, 6.9.2; Twisted overlooks it.
                     widened.add(0)
-                encoder = self.conn.encoder
-                encoder.header_table_size = min(encoder.header_table_size, HEADER_TABLE_BYTES)
         # Priorities, too, which are deprecated (5.3.2), and a way to make a tree grow.
         return True
 

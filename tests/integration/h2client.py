@@ -32,6 +32,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
+from mxflex.certs.files import CertificateFiles
 from mxflex.simulator.certificate import Certificate
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.http2 import Connection
@@ -387,6 +388,11 @@ class SecureDaemon:
         (connection,) = [each for each in self.channels if isinstance(each, Connection)]
         return connection
 
+    def connection_of(self, client):
+        """Give the server's end of a client's connection."""
+        port = client.transport.getHost().port
+        return next(each for each in self.channels if each.transport.getPeer().port == port)
+
     async def open(self, protocol, tls):
         """Connect a protocol of any kind over TLS."""
         endpoint = wrapClientTLS(tls, TCP4ClientEndpoint(reactor, LOOPBACK, self.port))
@@ -409,6 +415,12 @@ class SecureDaemon:
         await client.when(lambda: client.settled)
         return client
 
+    def renew(self):
+        """Replace the certificate, as an administrator does, and let the daemon look at it."""
+        tls = self.running.config.tls
+        write_certificate(Path(tls.certificate), Path(tls.key))
+        self.running.service.getServiceNamed(CertificateFiles.name)._reload()
+
     async def when(self, condition):
         """Wait until a condition on the daemon's inside holds."""
         await self.running.when(condition)
@@ -423,12 +435,9 @@ class SecureDaemon:
             client.abort()
 
 
-def certificate_files(folder):
-    """Make a certificate of one's own, and give the paths of its file and its key's."""
+def write_certificate(certificate, key):
+    """Make a certificate of one's own, and write it and its key to files."""
     made = Certificate.issue(HOST, HOST)
-    folder = Path(tempfile.mkdtemp(dir=folder))
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(made.pem)
     key.write_bytes(
         made.key.private_bytes(
             serialization.Encoding.PEM,
@@ -436,7 +445,7 @@ def certificate_files(folder):
             serialization.NoEncryption(),
         )
     )
-    return certificate, key
+    certificate.write_bytes(made.pem)
 
 
 async def start_secure(start, folder, **settings):
@@ -447,7 +456,9 @@ async def start_secure(start, folder, **settings):
         folder: Where the certificate is put.
         settings: Keys of the configuration.
     """
-    certificate, key = certificate_files(folder)
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    write_certificate(certificate, key)
     running = await start(
         host=HOST,
         listen_http=[f"tcp:0:interface={LOOPBACK}"],

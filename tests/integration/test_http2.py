@@ -256,11 +256,7 @@ async def test_a_stream_that_is_cut_leaves_nothing(secure, who):
     assert (server.streams.count, listeners(server)) == (2, 2)
     stream_id = client.id_of(stream)
     if who == "server":
-        (served,) = [
-            each.streams[stream_id]
-            for each in server.channels
-            if stream_id in each.streams and each.streams[stream_id]._request.path == b"/api/events"
-        ][-1:]
+        served = server.connection_of(client).streams[stream_id]
         request = served._request
         # As the stream does it, when too much is unsent.
         served.forceAbortClient()
@@ -283,7 +279,7 @@ async def test_a_stream_that_is_cut_leaves_nothing(secure, who):
         await server.when(lambda: len(server.channels) == 1)
     else:
         await client.when_ponged()
-        assert not [each for each in server.channels if each is not None and len(each.streams) > 1]
+        assert not server.connection_of(client).streams
         assert not stream.events
 
 
@@ -424,13 +420,13 @@ async def test_a_connection_that_is_not_read_is_bounded_and_cut(secure):
     token = await other.log_in()
     stuck = [await slow.open_stream(token) for _ in range(4)]
     fast = await other.open_stream(token)
-    (connection,) = [each for each in server.channels if len(each.streams) == 4]
+    connection = server.connection_of(slow)
     slow.pause()
     sent = 0
     while server.streams.count > 1:
         tell(server, sent, 50_000)
         sent += 1
-        await other.when(lambda: len(fast.events) == sent)
+        await other.when(lambda sent=sent: len(fast.events) == sent)
         assert max(unsent(server)) <= 131_072
     assert numbers(fast) == list(range(sent))
     assert not connection.streams
