@@ -44,12 +44,14 @@ async def test_the_handshake_settles_the_protocol(secure, offered, agreed, kind)
 
 
 @pytest_twisted.ensureDeferred
-async def test_unknown_protocols_alone_mean_http11(secure):
-    """Without an agreement the server speaks HTTP/1.1, as it does to clients that offer nothing."""
+async def test_unknown_protocols_alone_are_refused(secure):
+    """A client that offers neither is refused in the handshake (RFC 7301, 3.2)."""
     server = await secure()
     connection = await connect_tls(server, protocols=(b"spdy/3",))
     connection.send(request_bytes("GET", "/api/calls"))
-    assert (await connection.read_reply()).status == 401
+    await connection.when_closed()
+    assert not connection.received
+    await server.when_alone()
 
 
 @pytest_twisted.ensureDeferred
