@@ -104,9 +104,14 @@ def _demo(_options: Options, reactor: Any) -> tuple[IService, list[str]]:
 
 
 def _configured(options: Options, reactor: Any) -> tuple[IService, list[str]]:
-    settings = config.load_file(options["config"] or DEFAULT_CONFIG, os.environ)
+    path = options["config"] or DEFAULT_CONFIG
+    settings = config.load_file(path, os.environ)
     secrets = [settings.mx.password, (settings.token.key or b"").decode()]
     # The web framework takes a while to import, which --help and mistakes need not wait for.
     from mxflex import service  # noqa: PLC0415
 
-    return service.build(settings, reactor), secrets
+    try:
+        return service.build(settings, reactor), secrets
+    except ConfigError as error:
+        # What is built does not know where its values stand.
+        raise ConfigError(error.source or path, error.key, error.expected) from error

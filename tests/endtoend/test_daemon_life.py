@@ -1,0 +1,423 @@
+"""The installed daemon and its MX, each in a process of its own: down, killed, back, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.endtoend.stage import LOOPBACK, PATIENCE, TWISTD, eventually, unused_port
+
+ACCOUNT = {"login": "mxflex", "password": "swordfish"}
+LOGIN, PASSWORD = "anna", "secret"
+# One telephone, that rings all the time.
+SCENARIO = {
+    "company": {"server": ACCOUNT},
+    "users": [{"ext": "3095", "login": LOGIN, "password": PASSWORD}],
+    "scripts": [
+        {
+            "name": "somebody calls, and gives up",
+            "start": 0.1,
+            "pause": 0.1,
+            "steps": [
+                {"call": {"from": "+12025550104", "to": "3095"}},
+                {"wait": 0.2},
+                {"hang_up": "3095"},
+            ],
+        }
+    ],
+}
+STOP_SECONDS = 5
+LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (debug|info |warn |error|critical) \S+  .")
+
+
+class Process:
+    """A `twistd` command that runs.
+
+    Args:
+        folder: Where it runs, and where its output is kept.
+        arguments: The command and its options.
+    """
+
+    def __init__(self, folder, *arguments):
+        self._output = folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
+        with self._output.open("wb") as file:
+            self._process = subprocess.Popen(
+                [TWISTD, "--nodaemon", "--pidfile=", *arguments],
+                cwd=folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self):
+        """What it has written."""
+        return self._output.read_text(encoding="utf-8")
+
+    def wait(self):
+        """Wait for its end and give its exit status."""
+        return self._process.wait(timeout=PATIENCE)
+
+    def kill(self):
+        """End it without a chance to say goodbye."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, number=signal.SIGTERM):
+        """Ask it to stop; hold it to stopping soon, well, and without a word that only bugs say."""
+        began = time.monotonic()
+        self._process.send_signal(number)
+        status = self.wait()
+        assert time.monotonic() - began < STOP_SECONDS
+        # Once it has stopped in order, twistd dies of the signal, as whoever sent it expects:
+        # systemd counts that as a clean end.
+        assert status == -number, self.output
+        text = self.output
+        assert "Traceback" not in text
+        assert " critical " not in text, text
+
+
+class Place:
+    """A folder with a configuration, and the processes that run there.
+
+    Attributes:
+        port: The port of MXFlex.
+        mx_port: The port of the MX.
+    """
+
+    def __init__(self, folder, stack):
+        self.folder = folder
+        self.port, self.mx_port = unused_port(), unused_port()
+        self._stack = stack
+        (folder / "html").mkdir()
+        (folder / "html" / "index.html").write_text("hello", encoding="utf-8")
+        (folder / "scenario.json").write_text(json.dumps(SCENARIO), encoding="utf-8")
+        self.configure()
+
+    def configure(self, **settings):
+        """Write the configuration, with more settings than it needs."""
+        mx = {"addr": f"{LOOPBACK}:{self.mx_port}", "timeout": 2, **ACCOUNT}
+        document = {"host": f"{LOOPBACK}:{self.port}", "mx": mx, **settings}
+        (self.folder / "mxflex.yaml").write_text(json.dumps(document), encoding="utf-8")
+
+    def run(self, *arguments):
+        """Run a command; it is gone after the test, whatever happened."""
+        process = Process(self.folder, *arguments)
+        self._stack.callback(process.kill)
+        return process
+
+    def mxflex(self):
+        """Start MXFlex, and wait until it serves."""
+        process = self.run("mxflex")
+        eventually(lambda: self.get("/")[0] == 200)
+        return process
+
+    def mxsim(self):
+        """Start the MX, and wait until it listens."""
+        process = self.run("mxsim", "--port", str(self.mx_port), "--scenario", "scenario.json")
+        eventually(lambda: "simulated MX listens" in process.output)
+        return process
+
+    def ask(self, path, fields=None, token=None):
+        """Make a request and give status, headers and body."""
+        request = urllib.request.Request(
+            f"http://{LOOPBACK}:{self.port}{path}",
+            data=None if fields is None else urllib.parse.urlencode(fields).encode(),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                return response.status, response.headers, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+    def get(self, path, token=None):
+        """GET; raises OSError while nobody listens."""
+        return self.ask(path, token=token)
+
+    def log_in(self):
+        """Try to log in; gives status, headers and what was answered."""
+        status, headers, body = self.ask("/api/login", {"login": LOGIN, "password": PASSWORD})
+        return status, headers, json.loads(body)
+
+    def token(self):
+        """Log in as soon as the MX lets one."""
+        return eventually(lambda: self.log_in()[2].get("access_token"))
+
+    def stream(self, token):
+        """Open an event stream."""
+        stream = Stream(self.port, token)
+        self._stack.callback(stream.close)
+        return stream
+
+
+class Stream:
+    """An event stream over a socket of its own."""
+
+    def __init__(self, port, token):
+        self._socket = socket.create_connection((LOOPBACK, port), timeout=PATIENCE)
+        head = f"GET /api/events HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n"
+        self._socket.sendall(head.encode())
+        self.text = b""
+        self.read_until(b"\r\n\r\n")
+        assert self.text.startswith(b"HTTP/1.1 200 ")
+
+    def read_until(self, what, start=0):
+        """Read until something has come; gives the place behind it."""
+        while what not in self.text[start:]:
+            data = self._socket.recv(65_536)
+            assert data, self.text
+            self.text += data
+        return self.text.index(what, start) + len(what)
+
+    def read_to_end(self):
+        """Read until the other side closes."""
+        while data := self._socket.recv(65_536):
+            self.text += data
+
+    def close(self):
+        """Go away."""
+        self._socket.close()
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Give a place to run things in."""
+    with contextlib.ExitStack() as stack:
+        yield Place(tmp_path, stack)
+
+
+def test_start_without_the_mx(place):
+    """MXFlex serves what it can while the MX is down, says so, and is whole once it comes."""
+    mxflex = place.mxflex()
+    status, headers, answer = place.log_in()
+    assert status == 503
+    assert int(headers["Retry-After"]) > 0
+    assert answer["code"] == 503
+    assert str(place.mx_port) not in answer["error"]
+    mxsim = place.mxsim()
+    token = place.token()
+    stream = place.stream(token)
+    stream.read_until(b"event: DeliveredEvent")
+    # The MX was not there: told once, not at each try.
+    assert mxflex.output.count("server connection down") == 1
+    assert [line for line in mxflex.output.splitlines() if not LINE.match(line)] == []
+    mxflex.stop()
+    mxsim.stop()
+
+
+def test_mx_killed_and_back(place):
+    """An open stream outlives the MX: it hears of the gap, then of new calls, in one response."""
+    mxsim = place.mxsim()
+    mxflex = place.mxflex()
+    token = place.token()
+    stream = place.stream(token)
+    seen = stream.read_until(b"event: DeliveredEvent")
+    mxsim.kill()
+    eventually(lambda: "server connection down" in mxflex.output)
+    assert place.log_in()[0] == 503
+    status, headers, _ = place.ask("/api/call", {"to": "3044"}, token)
+    assert (status, int(headers["Retry-After"]) > 0) == (503, True)
+    # What is known stays known.
+    assert place.get("/api/contacts", token)[0] == 200
+    mxsim = place.mxsim()
+    seen = stream.read_until(b"event: gap", seen)
+    seen = stream.read_until(b"mx-down", seen)
+    stream.read_until(b"event: DeliveredEvent", seen)
+    assert place.log_in()[0] == 200
+    mxflex.stop()
+    mxsim.stop()
+
+
+def test_mx_killed_again_and_again(place):
+    """Each return of the MX is noticed, and leaves one connection behind."""
+    mxflex = place.mxflex()
+    for times in range(1, 4):
+        mxsim = place.mxsim()
+        eventually(lambda times=times: mxflex.output.count("server connection up") == times)
+        assert place.token()
+        mxsim.kill()
+        eventually(lambda times=times: mxflex.output.count("server connection down") > times - 1)
+    mxflex.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_stop_in_the_middle_of_everything(place, number):
+    """A stop ends open streams in order, says goodbye to the MX, and takes a moment only."""
+    mxsim = place.mxsim()
+    mxflex = place.mxflex()
+    token = place.token()
+    streams = [place.stream(token) for _ in range(20)]
+    silent = [socket.create_connection((LOOPBACK, place.port)) for _ in range(20)]
+    try:
+        mxflex.stop(number)
+    finally:
+        for each in silent:
+            each.close()
+    for stream in streams:
+        stream.read_to_end()
+        # The last chunk: the response is whole, and the client knows that it may come back.
+        assert stream.text.endswith(b"0\r\n\r\n")
+    mxsim.stop()
+
+
+def test_stop_with_a_dead_mx(place):
+    """An MX that is silent, with logins on their way to it, delays no stop."""
+    with socket.create_server((LOOPBACK, place.mx_port)) as mx:
+        place.configure(mx={"addr": f"{LOOPBACK}:{place.mx_port}", "timeout": 30, **ACCOUNT})
+        mxflex = place.mxflex()
+        accepted, _ = mx.accept()
+        body = f"login={LOGIN}&password={PASSWORD}"
+        head = "POST /api/login HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n{}\r\n\r\n{}".format(
+            len(body), "Content-Type: application/x-www-form-urlencoded", body
+        )
+        with accepted, socket.create_connection((LOOPBACK, place.port)) as client:
+            client.sendall(head.encode())
+            login, _ = mx.accept()
+            with login:
+                mxflex.stop()
+
+
+def test_port_in_use(place):
+    """A port that another has is one line, and an exit status; the other is not disturbed."""
+    first = place.mxflex()
+    second = place.run("mxflex")
+    assert second.wait() not in (0, None)
+    text = second.output
+    assert "Traceback" not in text
+    told = [line for line in text.splitlines() if " error " in line]
+    assert len(told) == 1
+    assert f"tcp:{place.port}" in told[0]
+    assert "in use" in told[0]
+    assert place.get("/")[0] == 200
+    first.stop()
+
+
+def test_port_of_the_simulator_in_use(place):
+    """The same holds for the simulator."""
+    with socket.create_server((LOOPBACK, place.mx_port)):
+        process = place.run("mxsim", "--port", str(place.mx_port))
+        assert process.wait() == 1
+    assert len(process.output.splitlines()) == 1
+    assert process.output.startswith(f"{LOOPBACK}:{place.mx_port}: cannot listen there: ")
+
+
+def test_nothing_of_the_host_leaks(place):
+    """No answer names a folder, an address of the MX, a module or the interpreter."""
+    mxflex = place.mxflex()
+    (place.folder / "html" / "x").mkdir()
+    told = b""
+    for path in ("/", "/x", "/x/", "/nothing", "/api", "/api/login", "/api/%ff", "/%00", "/.x"):
+        _, headers, body = place.get(path)
+        told += str(headers).encode() + body
+    told += json.dumps(place.log_in()[2]).encode()
+    for secret in (str(place.folder), str(place.mx_port), "twisted", "python", "klein", "werkzeug"):
+        assert secret.encode() not in told.lower()
+    mxflex.stop()
+
+
+MISTAKES = {
+    "not YAML": (b"mx: {addr: a", "mxflex.yaml: line 1, column "),
+    "a tab": (b"mx:\n\taddr: a", "mxflex.yaml: line 2, column "),
+    "bytes": (bytes(range(256)), "mxflex.yaml: "),
+    "UTF-16": ("mx: {}".encode("utf-16"), "mxflex.yaml: "),
+    "nothing but a list": (b"[1, 2]", "mxflex.yaml: "),
+    "two documents": (b"mx: {}\n---\nmx: {}\n", "mxflex.yaml: "),
+    "a key twice": (b"host: 'a:1'\nhost: 'b:1'\n", "mxflex.yaml: "),
+    "an object of Python": (b"mx: !!python/object/apply:os.system ['true']", "mxflex.yaml: "),
+    "laughs": (
+        b"a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\n"
+        + b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\n" * 1
+        + b"e: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\n"
+        + b"g: &g [*f,*f,*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g,*g,*g,*g,*g,*g]\n",
+        "mxflex.yaml: ",
+    ),
+    "deep lists": (b"mx: " + b"[" * 5_000, "mxflex.yaml: "),
+    "no password": (b"mx: {addr: a, login: b}", "mxflex.yaml: mx.password: "),
+    "a misspelled key": (b"mx: {adr: a, login: b, password: c}", "mxflex.yaml: mx.adr: "),
+    "a port too high": (
+        b"host: 'a:99999'\nmx: {addr: a, login: b, password: c}",
+        "mxflex.yaml: host",
+    ),
+    "an endpoint of nonsense": (
+        b"listen: ['nonsense:1']\nmx: {addr: a, login: b, password: c}",
+        "mxflex.yaml: listen: ",
+    ),
+    "a CA file that is not there": (
+        b"mx: {addr: a, login: b, password: c, verify: nowhere.pem}",
+        "mxflex.yaml: mx.verify: ",
+    ),
+    "a CA file without certificates": (
+        b"mx: {addr: a, login: b, password: c, verify: mxflex.yaml}",
+        "mxflex.yaml: mx.verify: ",
+    ),
+    "a password file that is not there": (
+        b"mx: {addr: a, login: b, password_file: nowhere}",
+        "mxflex.yaml: mx.password_file: ",
+    ),
+    "a time of nonsense": (
+        b"mx: {addr: a, login: b, password: c, timeout: .nan}",
+        "mxflex.yaml: mx.timeout: ",
+    ),
+    "a time without end": (
+        b"mx: {addr: a, login: b, password: c, timeout: .inf}",
+        "mxflex.yaml: mx.timeout: ",
+    ),
+    "a short key": (
+        b"mx: {addr: a, login: b, password: c}\ntoken: {key: short}",
+        "mxflex.yaml: token.key: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_in_the_configuration(name, tmp_path):
+    """Each mistake is one line with file, key and what is expected; nothing is started."""
+    text, line = MISTAKES[name]
+    (tmp_path / "mxflex.yaml").write_bytes(text)
+    done = subprocess.run(
+        [TWISTD, "--nodaemon", "--pidfile=", "mxflex"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == b""
+    told = done.stderr.decode()
+    assert len(told.splitlines()) == 1, told
+    assert told.startswith(line)
+    assert len(told) < 400
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["mxflex.yaml"]
+
+
+@pytest.mark.parametrize("kind", ["a folder", "an endless file"])
+def test_configurations_that_are_no_files(kind, tmp_path):
+    """What is no file, or one without an end, is told in one line."""
+    path = tmp_path / "it.yaml"
+    if kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    done = subprocess.run(
+        [sys.executable, TWISTD, "--nodaemon", "--pidfile=", "mxflex", "--config", str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(str(path).encode() + b": ")
