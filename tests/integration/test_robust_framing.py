@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
+import attrs
 import pytest
 import pytest_twisted
 
@@ -344,21 +348,48 @@ async def test_client_that_does_not_read_and_stays(victim, monkeypatch):
 
 
 @pytest_twisted.ensureDeferred
+async def test_last_answer_that_is_not_read(victim, monkeypatch):
+    """A connection that is to close does not wait for ever for its last answer to be read."""
+    monkeypatch.setattr(site, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(Channel, "abortTimeout", 0.3)
+    running = await victim()
+    # Small enough for the transport to take it as a whole, too large for the system.
+    (running.html / "file.bin").write_bytes(b"a" * 50_000)
+    with Sitter(running, receive_buffer=4096) as client:
+        await eventually(lambda: served(running) == 1)
+        (connection,) = connections(running)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.send(request("GET", "/file.bin", "Connection: close"))
+        await eventually(lambda: connection.disconnecting)
+        assert connection.dataBuffer or connection._tempDataLen
+        await eventually(lambda: served(running) == 0)
+
+
+@pytest_twisted.ensureDeferred
 async def test_many_answers_that_are_not_read(victim):
     """Who asks for much in one go and reads nothing gets no more prepared than fits a transport."""
     running = await victim()
-    (running.html / "file.bin").write_bytes(b"a" * 500_000)
+    token = await running.log_in()
+    user = attrs.evolve(running.mx.user(EXT), note="x" * 60_000)
+    running.mx.update_user(user)
+    await running.when(lambda: running.link.address_book.entries[user.jid].note == user.note)
     with Sitter(running, receive_buffer=4096) as client:
-        client.send(request("GET", "/file.bin") * 500)
-        await eventually(lambda: served(running) == 1)
-        (connection,) = connections(running)
-        await eventually(lambda: connection.producerPaused)
         before = len(running.log.of("mxflex.access"))
+        client.send(request(token=token) * 500)
+        await eventually(lambda: any(each.producerPaused for each in connections(running)))
         for _ in range(50):
             await turn()
-        assert len(running.log.of("mxflex.access")) == before
-        assert before < 20
-        assert len(connection.dataBuffer) + connection._tempDataLen < 4_000_000
+        (connection,) = connections(running)
+        assert len(connection.dataBuffer) + connection._tempDataLen < 200_000
+        answered = len(running.log.of("mxflex.access")) - before
+        assert 0 < answered < 200
+        # Whatever the client reads makes room for more, to the last answer.
+        read = 0
+        while read < 500 * 60_000:
+            await turn()
+            with contextlib.suppress(BlockingIOError):
+                read += len(client.recv(1_000_000))
+        assert len(running.log.of("mxflex.access")) - before == 500
 
 
 @pytest_twisted.ensureDeferred
