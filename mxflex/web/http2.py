@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -31,7 +32,7 @@ from h2.events import (
     TrailersReceived,
     WindowUpdated,
 )
-from h2.exceptions import FrameTooLargeError, ProtocolError
+from h2.exceptions import FrameTooLargeError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 from hpack import Encoder
 from twisted.internet.error import ConnectionAborted, ConnectionLost
@@ -59,7 +60,8 @@ MAX_CONTROL_BYTES = 64 * 1024
 # Frames that are sent in one turn of the reactor before others have theirs; Twisted sent one.
 FRAMES_PER_TURN = 32
 # A body that is too large is still taken in, and dropped, up to this size, since many clients read
-# no answer before they have sent all. Beyond it they are told at once.
+# no answer before they have sent all. Beyond it they are told at once, and may send as much again
+# before the stream is reset: some forget the answer when the reset comes with it.
 MAX_DRAINED_BYTES = 1024 * 1024
 # What the compression of our headers may keep of those before, in bytes; a client may allow for
 # gigabytes. RFC 7541, 4.2: it is for us to use less.
@@ -177,10 +179,15 @@ class Stream(H2Stream):
         self.path = self.path or b"/"
 
     def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
-        """Take a part of the body."""
-        super().receiveDataChunk(data, flowControlledLength)
+        """Take a part of the body, or drop it once the request has been refused."""
+        if self.refusal is None:
+            super().receiveDataChunk(data, flowControlledLength)
+        else:
+            self._conn.openStreamWindow(self.streamID, flowControlledLength)
         self._received += len(data)
-        if self._received > MAX_DRAINED_BYTES:
+        if self._received > 2 * MAX_DRAINED_BYTES:
+            self._conn.abortRequest(self.streamID, ErrorCodes.NO_ERROR)
+        elif self._received > MAX_DRAINED_BYTES and self.refusal is None:
             self.refuse(b"413 Content Too Large", b"the body is too large")
 
     def connectionLost(self, reason: Failure) -> None:
@@ -307,8 +314,7 @@ class Connection(H2Connection):
                 self._requestDataReceived(event)
                 return not event.data
             case StreamEnded():
-                if event.stream_id in self.streams:
-                    self._requestEnded(event)
+                self._requestEnded(event)
                 return False
             case TrailersReceived():
                 return False
@@ -348,6 +354,15 @@ class Connection(H2Connection):
             # connection, which others need.
             self.conn.acknowledge_received_data(length, event.stream_id)
 
+    def _requestEnded(self, event: StreamEnded) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is None:
+            return
+        if stream.refusal is None:
+            stream.requestComplete()
+        else:
+            self._requestDone(stream.streamID)
+
     def _made_progress(self) -> None:
         """Begin the idle time anew."""
         if not self.blocked:
@@ -367,22 +382,18 @@ class Connection(H2Connection):
             self._requestDone(stream_id)
             stream.connectionLost(Failure(reason))
 
-    def abortRequest(self, streamID: int) -> None:
-        """Reset a stream; one that has ended already stays so."""
-        if streamID in self.streams:
-            self._reset(streamID, ErrorCodes.CANCEL)
-            self._drop(streamID, ConnectionAborted())
-
-    def _reset(self, stream_id: int, code: ErrorCodes) -> None:
-        try:
-            self.conn.reset_stream(stream_id, code)
-        except ProtocolError:
-            # It is closed to the core already.
+    def abortRequest(self, streamID: int, code: ErrorCodes = ErrorCodes.CANCEL) -> None:
+        """Reset a stream, and tell its request. Idempotent."""
+        if streamID not in self.streams:
             return
+        # Closed to the core already: the client has ended it, too, in the frames under way.
+        with suppress(StreamClosedError):
+            self.conn.reset_stream(streamID, code)
         self._tryToWriteControlData()
+        self._drop(streamID, ConnectionAborted())
 
     def refuse(self, stream: Stream) -> None:
-        """Send a stream's refusal, and reset it if its client still sends."""
+        """Send a stream's refusal; the stream stays until its client has ended it, too."""
         stream_id = stream.streamID
         if self.streams.get(stream_id) is not stream or stream.refusal is None:
             return
@@ -392,20 +403,17 @@ class Connection(H2Connection):
             (b":status", status[:3]),
             (b"server", SERVER),
             (b"content-type", JSON_TYPE),
-            (b"content-length", b"%d" % len(body)),
         ]
-        try:
-            self.conn.send_headers(stream_id, headers)
-            if self.conn.local_flow_control_window(stream_id) >= len(body):
-                self.conn.send_data(stream_id, body, end_stream=True)
-        except ProtocolError:
-            # It is closed to the core already.
-            pass
+        if self.conn.local_flow_control_window(stream_id) < len(body):
+            # The status must do.
+            self.conn.send_headers(stream_id, headers, end_stream=True)
+        else:
+            self.conn.send_headers(stream_id, [*headers, (b"content-length", b"%d" % len(body))])
+            self.conn.send_data(stream_id, body, end_stream=True)
         peer = getattr(self.transport.getPeer(), "host", "local")
         access_log.info("{address} refused: {status}", address=peer, status=status.decode("ascii"))
-        # The client need not go on (RFC 9113, 8.1).
-        self._reset(stream_id, ErrorCodes.NO_ERROR)
-        self._drop(stream_id, ConnectionLost("the request was refused"))
+        stream.connectionLost(Failure(ConnectionLost("the request was refused")))
+        self._tryToWriteControlData()
 
     # --- The end of the connection ------------------------------------------------------------
 

@@ -309,6 +309,11 @@ class Cable:
         self._bell.send(b".")
         assert self._pulled.wait(PATIENCE)
 
+    @property
+    def connections(self):
+        """How many connections there are at this moment."""
+        return len(self._peers) // 2
+
     def plug(self):
         """Let connections through again."""
         self._plugged = True

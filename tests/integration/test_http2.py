@@ -17,7 +17,7 @@ from mxflex.gateway.hub import Hub
 from mxflex.simulator.company import User, example_company
 from mxflex.simulator.server import SimulatedMX
 from mxflex.web.app import Api
-from mxflex.web.http2 import MAX_QUEUED_BYTES, MAX_STREAMS
+from mxflex.web.http2 import MAX_DRAINED_BYTES, MAX_QUEUED_BYTES, MAX_STREAMS
 from mxflex.web.site import IDLE_SECONDS, MAX_BODY_BYTES
 from mxflex.wire.codec import CallAttachedData, ConnectionID
 from mxflex.wire.messages import EstablishedEvent
@@ -704,20 +704,47 @@ async def test_a_body_over_64_kib_is_413(secure, size, status):
     assert (await client.ask("GET", "/api/calls")).status == 401
 
 
+@pytest.mark.parametrize("window", [0, FIRST_WINDOW])
 @pytest_twisted.ensureDeferred
-async def test_a_body_without_end_is_answered_before_its_end(secure):
-    """Beyond a megabyte the client is told at once, and that it need not go on."""
+async def test_a_body_without_end_is_answered_before_its_end(secure, window):
+    """Beyond a megabyte the client is told at once, and what it sends no longer matters."""
     server = await secure()
-    client = await server.connect()
+    client = await server.connect({SettingCodes.INITIAL_WINDOW_SIZE: window})
     for _ in range(3):
         reply = await client.upload("/api/login", JSON_BODY, b" " * 3_000_000)
-        assert (reply.status, reply.reset) == (413, None) or reply.reset == ErrorCodes.NO_ERROR
-        assert reply.error == "the body is too large"
-    assert not server.connection.streams
+        assert (reply.status, reply.ended, reply.reset) == (413, True, None)
+        if window:
+            assert reply.error == "the body is too large"
+        # Here the client does not go on. The stream is still its own to end.
+        client.conn.reset_stream(client.id_of(reply))
+        await client.when_ponged()
+        assert not server.connection.streams
     # None of the refused bytes is missing in the window of the connection.
+    client.conn.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: FIRST_WINDOW})
     reply = await client.upload("/api/login", JSON_BODY, b" " * 900_000)
-    assert reply.status == 413
+    assert reply.error == "the body is too large"
     assert any(" refused: 413 " in line for line in server.log.of("mxflex.access"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_goes_on_after_the_answer_is_reset(secure):
+    """After a second megabyte the stream is reset; the answer has long been there."""
+    server = await secure()
+    client = await server.connect()
+    stream_id = client.begin("POST", "/api/login", JSON_BODY, end=False)
+    exchange = client.exchanges[stream_id]
+    sent = 0
+    while exchange.reset is None:
+        room = min(client.conn.local_flow_control_window(stream_id), 16_384)
+        if room:
+            sent += room
+            client.conn.send_data(stream_id, b" " * room)
+        client.flush()
+        await server.running.pause(0)
+    assert (exchange.status, exchange.ended, exchange.reset) == (413, True, ErrorCodes.NO_ERROR)
+    assert 2 * MAX_DRAINED_BYTES < sent < 2 * MAX_DRAINED_BYTES + 2 * FIRST_WINDOW
+    assert not server.connection.streams
+    assert (await client.ask("GET", "/api/calls")).status == 401
 
 
 @pytest_twisted.ensureDeferred

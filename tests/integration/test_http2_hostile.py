@@ -525,6 +525,25 @@ async def test_a_body_for_a_stream_we_reset_gives_its_window_back(secure):
     assert reply.status == 415
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_large_body_in_one_breath_is_refused(witnessed):
+    """Three megabytes and their end, with no regard for windows, harm nobody."""
+    server, witness = await witnessed()
+    client = await server.connect()
+    connection = server.connection_of(client)
+    client.conn.receive_data = lambda data: []
+    # As if the windows were wide: whoever keeps to them cannot send so much at once.
+    connection.conn._inbound_flow_control_window_manager.current_window_size = 10**7
+    client.send_raw(headers(1, end=False, method="POST"))
+    await server.when(lambda: connection.streams)
+    connection.conn._get_stream_by_id(1)._inbound_window_manager.current_window_size = 10**7
+    body = [DataFrame(1, data=b" " * 16_000) for _ in range(190)]
+    frames = b"".join(frame.serialize() for frame in [*body, DataFrame(1, flags={"END_STREAM"})])
+    connection.dataReceived(frames)
+    assert not connection.streams
+    await witness.check()
+
+
 # --- Ends -----------------------------------------------------------------------------------------
 
 
