@@ -396,6 +396,17 @@ def test_forced_logout_after_long_peace(bench):
         assert bench.link.up
 
 
+def test_loss_after_a_forced_logout(bench):
+    """A link that was thrown out once is back soon after a plain loss."""
+    bench.start()
+    _forced_out(bench.network.peer, None)
+    bench.run(2 * MINUTE)
+    assert bench.link.up
+    bench.network.peer.end()
+    bench.run(5)
+    assert bench.link.up
+
+
 def test_polite_logout_is_a_lost_connection(bench):
     """An MX that shuts down says so by another mode: the link comes back as after any loss."""
     bench.start()
@@ -668,14 +679,15 @@ def test_start_again(bench):
     assert bench.ears.told == ["up", "down", "up"]
 
 
-def test_connection_lost_during_the_leave(bench):
-    """An MX that ends the connection while the link takes its leave is not dialled again."""
+def test_connection_lost_during_the_leave(bench, logged):
+    """An MX that ends the connection while the link takes its leave is no trouble any more."""
     bench.start()
     bench.monitor("3095")
     bench.network.habits[MonitorStop] = _close
     dialled = len(bench.network.dialled)
     bench.stop()
     assert len(bench.network.dialled) == dialled
+    assert not logged.about("server connection down")
 
 
 def test_many_monitors_stop(bench):

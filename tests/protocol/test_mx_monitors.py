@@ -404,6 +404,28 @@ def test_events_do_not_outlive_the_connection(bench):
     assert bench.heard == []
 
 
+def test_events_of_a_connection_that_is_being_closed(bench):
+    """The same while the old connection is still on its way out."""
+    bench.start("3095")
+    bench.peer.event(ringing("1", 1))
+    old = bench.peer
+    bench.monitors.lost()
+    bench.connect()
+    bench.running("3044", "1")
+    assert bench.heard == []
+    old.lose()
+    assert bench.monitors.monitor_of("3044") == "1"
+
+
+def test_answer_of_a_connection_that_is_being_closed(bench):
+    """An id that comes when its connection counts as lost starts nothing."""
+    outcome = bench.start("3095")
+    bench.monitors.lost()
+    bench.answer(started("7"))
+    assert isinstance(outcome[0], MXUnavailable)
+    assert bench.monitors.monitor_of("3095") is None
+
+
 # --- Reconnecting ---------------------------------------------------------------------------------
 
 

@@ -418,6 +418,15 @@ def test_unanswered_command_asks_for_life_at_once(clock, peer):
     assert peer.transport.aborted
 
 
+def test_unanswered_command_of_a_living_peer(clock, peer):
+    """A peer that said something since the command is alive, and is not asked."""
+    outcome_of(peer.protocol.request(hold()))
+    clock.advance(1)
+    peer.event(ringing("1"))
+    clock.advance(TIMEOUT)
+    assert peer.commands(GetServiceList) == []
+
+
 def test_quiet_but_living_peer_is_kept(clock, peer):
     """A peer that only answers the probe may be silent for hours; the probes stay few."""
     peer.on_command = lambda p, received: p.reply(received.invoke_id, GetServiceListResponse())
@@ -729,6 +738,7 @@ def test_nothing_is_read_after_the_end_began(peer):
     peer.deliver(b"\xff" * 100_000)
     assert peer.events == []
     assert not peer.transport.aborted
+    assert peer.protocol._wire._frames._buffer == b""
 
 
 def test_end_in_the_middle_of_a_burst(clock):
