@@ -10,13 +10,15 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format dist clean
+.PHONY: help demo test lint format bench bench-quick dist clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
 	@echo "make test     lint, types and all tests"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff format the code"
+	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; half an hour"
+	@echo "make bench-quick   a minute of it"
 	@echo "make dist     build the wheel and the source archive into dist/"
 	@echo "make clean    remove what the other targets have made"
 	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
@@ -35,6 +37,10 @@ $(VENV)/.stamp-test: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	@touch $@ $(VENV)/.stamp-run
 
+$(VENV)/.stamp-bench: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@ $(VENV)/.stamp-run
+
 demo: $(VENV)/.stamp-run
 	$(BIN)/twistd --nodaemon --pidfile= mxflex --demo
 
@@ -50,6 +56,13 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# docs/performance.md says what else these need; BENCH_ARGS="--output FOLDER" and the like.
+bench: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks --plan quick $(BENCH_ARGS)
+
 # A leftover build/ would put deleted modules back into the wheel.
 dist: $(VENV)/.stamp-test
 	rm -rf build dist
@@ -59,6 +72,7 @@ dist: $(VENV)/.stamp-test
 	@ls dist
 
 clean:
+	rm -rf benchmarks/native/build
 	rm -rf $(VENV) build dist mxflex.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
-	find mxflex tests twisted -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks mxflex tests twisted -name __pycache__ -prune -exec rm -rf {} +

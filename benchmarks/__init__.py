@@ -1,0 +1,19 @@
+"""What MXFlex costs, beside nginx with nchan and beside the least that any server must do.
+
+`make bench` runs it all, `make bench-quick` a minute of it. `docs/performance.md` is the manual.
+
+    native/         two programs in C: `load.c`, the readers; `floor.c`, the least a server can be
+    plan.py         what is measured, in full and quickly
+    sample.py       the event and the company that all is measured with
+    processes.py    other programs: lines to and from them, their processor time and memory
+    source.py       a program of its own: makes events at a pace; plays the MX, or a publisher
+    peers.py        starts MXFlex, nginx with nchan, or the floor, each with its source
+    generator.py    the readers, as seen from here
+    selfcheck.py    shows that the readers notice what they must
+    fanout.py       events to many streams: processor time, latency, memory
+    api.py          `/api/contacts` and `/api/login`
+    encoding.py     one event from the MX's bytes to the text of a stream
+    results.py      what was measured, and its medians
+    tables.py       the results as text, with ratios, and the targets
+    plots.py        the results as pictures
+"""

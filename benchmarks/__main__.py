@@ -1,0 +1,133 @@
+"""`python -m benchmarks`: measure everything of a plan, and tell."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.api import measure_api
+from benchmarks.encoding import measure_encoding
+from benchmarks.fanout import measure_stage
+from benchmarks.generator import NATIVE
+from benchmarks.peers import MXFLEX, Start, has_nchan, peers_for
+from benchmarks.plan import FULL, PLANS, Plan, Stage, Transport
+from benchmarks.processes import BenchmarkError, run
+from benchmarks.results import Results
+from benchmarks.selfcheck import check
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def say(text: str) -> None:
+    """Tell whoever watches how far we are."""
+    sys.stderr.write(text + "\n")
+
+
+def describe_machine(plan: Plan) -> dict[str, Any]:
+    """Give what a reader of the figures must know about where they come from."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "plan": plan.name,
+        "began": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "processors": os.cpu_count(),
+        "processor": model,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("mxflex", "Twisted", "klein", "orjson")},
+        # Others on the machine make every figure worse, and the ratios less sure.
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def rounds_of(stage: Stage, with_nchan: bool) -> Iterator[tuple[int, str, Start]]:
+    """Give the peers in turn, round by round, so that a busy minute does not hit one alone."""
+    for number in range(stage.rounds):
+        for peer, start in peers_for(stage.transport, with_nchan).items():
+            yield number, peer, start
+
+
+def measure_fanout(plan: Plan, results: Results, folder: Path, with_nchan: bool) -> None:
+    """Measure all stages; one that fails is told of, and the others go on."""
+    for stage in plan.stages:
+        for number, peer, start in rounds_of(stage, with_nchan):
+            what = f"{stage.transport.value}, {stage.streams} streams"
+            if stage.transport is Transport.H2:
+                what += f", {stage.per_connection} a connection"
+            say(f"{what}: {peer}, round {number + 1} of {stage.rounds}")
+            # Each has a folder of its own, whose logs stay when something went wrong.
+            own = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+            try:
+                measure_stage(stage, peer, start, results, own)
+                shutil.rmtree(own)
+            except BenchmarkError as error:
+                results.missed.append(f"{peer}, {what}: {error}")
+                say(f"  failed: {error}")
+
+
+def main() -> int:
+    """Run the plan; 0 if every event came through, once and in order."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--plan", choices=PLANS, default=FULL.name)
+    parser.add_argument("--output", type=Path, help="a folder for the results")
+    parser.add_argument("--no-plots", action="store_true", help="no pictures, no matplotlib")
+    options = parser.parse_args()
+    plan = PLANS[options.plan]
+    began = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
+    output: Path = options.output or RESULTS / f"{began}-{plan.name}"
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        results = _measure(plan, output.resolve())
+    except BenchmarkError as error:
+        say(f"benchmarks: {error}")
+        return 2
+    text = tables.render(results)
+    (output / "tables.md").write_text(text, encoding="utf-8")
+    (output / "results.json").write_text(
+        json.dumps(results.as_json(), indent=1, ensure_ascii=False), encoding="utf-8"
+    )
+    if not options.no_plots:
+        # Only here: without pictures, matplotlib need not be there.
+        from benchmarks.plots import plot  # noqa: PLC0415
+
+        plot(results, output)
+    sys.stdout.write(text)
+    say(f"results: {output}")
+    return 1 if results.missed or results.faults() else 0
+
+
+def _measure(plan: Plan, output: Path) -> Results:
+    results = Results(machine=describe_machine(plan))
+    run(["make", "--silent"], NATIVE)
+    check(output)
+    with_nchan = has_nchan()
+    if not with_nchan:
+        results.missed.append("no nginx with nchan: apt install nginx libnginx-mod-nchan")
+    say(f"{MXFLEX}: one event")
+    results.encoding.update(measure_encoding(plan.encodings))
+    say(f"{MXFLEX}: requests")
+    own = Path(tempfile.mkdtemp(prefix="run-", dir=output))
+    measure_api(plan, results, own, with_nchan)
+    measure_fanout(plan, results, output, with_nchan)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())

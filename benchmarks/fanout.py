@@ -1,0 +1,120 @@
+"""Events to many streams: processor time, latency, memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from benchmarks.generator import Readers
+from benchmarks.peers import Stand, Start
+from benchmarks.plan import STEP, Load, Stage
+from benchmarks.processes import BenchmarkError
+from benchmarks.results import PERCENTILES, Case, Held, Results, Sample
+
+# Streams are opened within a minute, and each further step of events comes within this time, even
+# where a server is asked for more than it can do; in seconds.
+OPENING = 120.0
+PATIENCE = 30.0
+# After the opening a server may still have things to put away.
+SETTLING = 1.0
+# Flat out, the source is so many events ahead of the slowest stream: enough to keep everybody
+# busy, and far from what any of the servers keeps for a slow reader.
+WINDOW = 6 * STEP
+_FAULTS = ("missing", "backward", "strange", "lost")
+
+
+def measure_stage(stage: Stage, peer: str, start: Start, results: Results, folder: Path) -> None:
+    """Start a server, open the streams, and give them each load in turn.
+
+    Raises:
+        BenchmarkError: Something did not come up, or did not come through.
+    """
+    with start(folder, stage.transport) as stand:
+        before = stand.server.resident_bytes()
+        with Readers(
+            folder,
+            stand.port,
+            transport=stage.transport,
+            streams=stage.streams,
+            per_connection=stage.per_connection,
+            target=stand.target,
+            headers=stand.headers,
+        ) as readers:
+            readers.when_open(OPENING)
+            time.sleep(SETTLING)
+            added = stand.server.resident_bytes() - before
+            held = Held(
+                transport=stage.transport,
+                per_connection=stage.per_connection,
+                streams=stage.streams,
+            )
+            results.add_memory(held, peer, added / stage.streams)
+            trial = _Trial(stand, readers)
+            trial.warm_up()
+            for load in stage.loads:
+                case = Case(
+                    transport=stage.transport,
+                    per_connection=stage.per_connection,
+                    streams=stage.streams,
+                    load=load.name,
+                    rate=load.rate,
+                )
+                results.add(case, peer, trial.give(load))
+
+
+class _Trial:
+    """Loads on the same streams, one after the other; the numbers of the events go on."""
+
+    def __init__(self, stand: Stand, readers: Readers) -> None:
+        self._stand = stand
+        self._readers = readers
+        self._sent = 0
+
+    def warm_up(self) -> None:
+        """Send a few events that do not count: the first ones are never like the others."""
+        self._send(2 * STEP)
+        self._readers.when_passed(self._sent, PATIENCE)
+
+    def give(self, load: Load) -> Sample:
+        """Give the streams a load, and see how it went."""
+        self._readers.mark()
+        server, source = self._stand.server, self._stand.source
+        began, before, source_before = time.monotonic(), server.cpu_seconds(), source.cpu_seconds()
+        first = self._sent
+        if load.rate is None:
+            self._flat_out(load.seconds)
+        else:
+            self._stand.pace(load.rate, load.burst, load.count)
+            self._sent += load.count
+            self._readers.when_passed(self._sent, max(PATIENCE, 2 * STEP / load.rate))
+        spent = server.cpu_seconds() - before
+        source_spent = source.cpu_seconds() - source_before
+        elapsed = time.monotonic() - began
+        told = self._readers.report()
+        expected = (self._sent - first) * self._readers.streams
+        if told["messages"] != expected:
+            raise BenchmarkError(f"{expected} messages were to come: {told}")
+        return Sample(
+            cpu_us=spent / expected * 1e6,
+            messages=expected,
+            messages_per_second=expected / max(told["span"], 1e-9),
+            latency_ms={name: told["latency_ms"][name] for name in PERCENTILES},
+            server_share=spent / elapsed,
+            readers_share=told["cpu_seconds"] / told["seconds"],
+            source_share=source_spent / elapsed,
+            faults={name: told[name] for name in _FAULTS if told[name]},
+        )
+
+    def _flat_out(self, seconds: float) -> None:
+        """Let a step follow for each one that all streams have had, until the time is over."""
+        until = time.monotonic() + seconds
+        self._send(WINDOW)
+        passed = 0
+        while passed < self._sent:
+            passed = self._readers.next_step(PATIENCE)
+            if time.monotonic() < until:
+                self._send(STEP)
+
+    def _send(self, count: int) -> None:
+        self._stand.send(count)
+        self._sent += count

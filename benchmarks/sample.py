@@ -1,0 +1,98 @@
+"""The event and the company that all is measured with.
+
+The event is one that telephone servers send most, in their longest spelling: 1.3 KB of XML, 0.4 KB
+of JSON. Its call id is the sequence number, its global call id the time at which it was made, in
+nanoseconds of CLOCK_MONOTONIC: the readers check the one and reckon with the other.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mxflex.simulator.behaviour import Behaviour
+from mxflex.simulator.company import Company, ServerAccount, User, make_jid
+from mxflex.web.eventjson import encode_call_event
+from mxflex.wire.codec import CallAttachedData, ConnectionID
+from mxflex.wire.messages import DeliveredEvent
+
+EXT = "3000"
+SERIAL = "63022"
+SERVER_LOGIN, SERVER_PASSWORD = "bench", "bench-server"
+PASSWORD = "bench-user"  # noqa: S105 - of a simulated MX
+PEOPLE = 500
+FIRST_EXT = int(EXT)
+
+_EVENT = DeliveredEvent(
+    monitor="1",
+    connection=ConnectionID(device_id=EXT),
+    alerting_device=EXT,
+    alerting_display_name="Alexandra Featherstone",
+    network_calling_device="12025550104",
+    calling_device="12025550104",
+    calling_display_name="Harbor Coffee Roasters, Accounts Department",
+    called_device=EXT,
+    last_redirection_device="3900",
+    local_connection_info="alerting",
+    cause="normal",
+    call_type_flags=34603008,
+    cmds_allowed=1157,
+    cads=(
+        CallAttachedData(name="customer", type="string", value="C-2040117"),
+        CallAttachedData(name="queue", type="string", value="sales"),
+    ),
+)
+
+
+def make_event(sequence: int, stamp: int) -> DeliveredEvent:
+    """Give the event with this number.
+
+    Args:
+        sequence: 1 for the first one, then one more each time.
+        stamp: Nanoseconds of CLOCK_MONOTONIC.
+    """
+    connection = ConnectionID(call_id=sequence, device_id=EXT, global_call_id=str(stamp))
+    return attrs.evolve(_EVENT, connection=connection)
+
+
+def make_json(sequence: int, stamp: int) -> tuple[str, bytes]:
+    """Give the name and the JSON of the same event, as MXFlex writes it."""
+    encoded = encode_call_event(EXT, make_event(sequence, stamp))
+    assert encoded is not None
+    return encoded
+
+
+def make_behaviour() -> Behaviour:
+    """Give the spelling of the events: each name with its namespace."""
+    return Behaviour(namespace=True)
+
+
+def make_company() -> Company:
+    """Give a company of 500 people, the first of whom is watched by all streams."""
+    return Company(
+        [_person(number) for number in range(PEOPLE)],
+        serial=SERIAL,
+        accounts=(ServerAccount(login=SERVER_LOGIN, password=SERVER_PASSWORD),),
+    )
+
+
+def login_of(number: int) -> str:
+    """Give the name that a person logs in with."""
+    return f"person{number}"
+
+
+def _person(number: int) -> User:
+    return User(
+        jid=make_jid(SERIAL, number + 1),
+        login=login_of(number),
+        password=PASSWORD,
+        ext=str(FIRST_EXT + number),
+        first_name=("Alexandra", "Борис", "Chloé", "Dmitri", "Erika")[number % 5],
+        last_name=f"Featherstone-{number}",
+        cell_phone=f"+4477009{number:05}",
+        home_phone=f"+4420794{number:05}",
+        email=f"person{number}@example.com",
+        did=f"1202555{number:04}",
+        home_system=0,
+        presence=("Available", "BeRightBack", "NotAvailable")[number % 3],
+        note="back at three" if number % 3 == 1 else "",
+    )

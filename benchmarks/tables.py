@@ -1,0 +1,259 @@
+"""The results as text, with ratios, and the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from benchmarks import api, encoding
+from benchmarks.peers import FLOOR_NAME, MXFLEX, NCHAN
+from benchmarks.plan import BURSTS, FLAT_OUT, STEADY, Transport
+from benchmarks.results import PERCENTILES, Case, Held, Results
+
+KIB = 1024
+_ABSENT = "-"
+# Neither the readers nor the source is the bottleneck as long as it uses less of a processor.
+BUSY = 0.85
+
+
+def render(results: Results) -> str:
+    """Give all tables, in Markdown."""
+    parts = [
+        "## Targets\n\n" + _targets(results),
+        "## Processor time of the server, microseconds for each delivered message\n\n"
+        + _figures(results.samples, results.cpu_us, 2),
+        "## Messages a second, flat out\n\n"
+        + _figures([c for c in results.samples if c.load == FLAT_OUT], results.throughput, 0),
+        "## Latency, milliseconds from the source to the reader\n\n" + _latencies(results),
+        "## Memory of an idle stream, KiB resident\n\n" + _memory(results),
+        "## Requests, processor time of the server in microseconds\n\n" + _api(results),
+        "## One event, processor time in microseconds\n\n"
+        + _table(("step", "µs"), [(k, _number(v, 1)) for k, v in results.encoding.items()]),
+    ]
+    remarks = [*results.missed, *results.faults(), *_bottlenecks(results)]
+    if remarks:
+        parts.append("## Remarks\n\n" + "\n".join(f"- {remark}" for remark in remarks))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Give a table whose columns are aligned, so that it reads well without a renderer, too."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    texts = [
+        [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    rule = [
+        "-" * width if column == 0 else "-" * (width - 1) + ":"
+        for column, width in enumerate(widths)
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (texts[0], rule, *texts[1:]))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def _ratio(value: float | None, other: float | None) -> str:
+    return _ABSENT if value is None or not other else f"{value / other:.2f} x"
+
+
+def _compared(own: float | None, peers: Sequence[float | None], digits: int) -> list[str]:
+    """Give our figure, and beside each other one the ratio of ours to it."""
+    cells = [_number(own, digits)]
+    for other in peers:
+        cells += [_number(other, digits), _ratio(own, other)]
+    return cells
+
+
+_HEAD = ("MXFlex", "nchan", "ratio", "C floor", "ratio")
+
+
+def _load(case: Case) -> str:
+    return case.load if case.rate is None else f"{case.load}, {case.rate:g}/s"
+
+
+def _figures(
+    cases: Iterable[Case],
+    figure: Callable[[Case, str], float | None],
+    digits: int,
+) -> str:
+    rows = []
+    for case in cases:
+        others = [figure(case, NCHAN), figure(case, FLOOR_NAME)]
+        cells = _compared(figure(case, MXFLEX), others, digits)
+        rows.append((case.way, f"{case.streams:,}", _load(case), *cells))
+    return _table(("way", "streams", "load", *_HEAD), rows)
+
+
+def _latencies(results: Results) -> str:
+    rows = []
+    for case in results.samples:
+        if case.load == FLAT_OUT:
+            # There it says how many events are under way, no more.
+            continue
+        for percentile in PERCENTILES:
+            own, *others = (
+                results.latency_ms(case, peer, percentile) for peer in (MXFLEX, NCHAN, FLOOR_NAME)
+            )
+            cells = _compared(own, others, 2)
+            rows.append((case.way, f"{case.streams:,}", _load(case), percentile, *cells))
+    return _table(("way", "streams", "load", "", *_HEAD), rows)
+
+
+def _memory(results: Results) -> str:
+    rows = []
+    for held in results.memory:
+        own, *others = (_kib(results, held, peer) for peer in (MXFLEX, NCHAN))
+        floor = _number(_kib(results, held, FLOOR_NAME), 1)
+        way = held.transport.value
+        if held.transport is Transport.H2:
+            way = f"{way}, {held.per_connection} a connection"
+        rows.append((way, f"{held.streams:,}", *_compared(own, others, 1), floor))
+    return _table(("way", "streams", *_HEAD[:-1]), rows)
+
+
+def _kib(results: Results, held: Held, peer: str) -> float | None:
+    each = results.held_bytes(held, peer)
+    return None if each is None else each / KIB
+
+
+def _api(results: Results) -> str:
+    rows = []
+    for name, peers in results.api.items():
+        own, other = (peers.get(peer, {}) for peer in (MXFLEX, NCHAN))
+        cells = _compared(own.get("cpu_us"), [other.get("cpu_us")], 0)
+        rows.append((name, *cells, _number(own.get("p50_ms"), 2)))
+    return _table(("request", "MXFlex", "nginx", "ratio", "MXFlex p50, ms"), rows)
+
+
+def _bottlenecks(results: Results) -> list[str]:
+    return [
+        f"{peer}, {case.way}, {case.streams} streams, {case.load}: {who} used {share:.0%} of a "
+        "processor, so the throughput may be theirs"
+        for case, peers in results.samples.items()
+        for peer, samples in peers.items()
+        for sample in samples
+        for who, share in (("the readers", sample.readers_share), ("source", sample.source_share))
+        if share > BUSY
+    ]
+
+
+# --- Targets --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Target:
+    """What is to be reached.
+
+    Attributes:
+        text: What is measured.
+        wanted: The limit, as text.
+        limit: The limit.
+        reached: Gives the figure; None when it was not measured.
+    """
+
+    text: str
+    wanted: str
+    limit: float
+    reached: Callable[[Results], float | None]
+
+
+def _cpu(
+    transport: Transport, load: str, peer: str, per_connection: int = 1
+) -> Callable[[Results], float | None]:
+    def ratio(results: Results) -> float | None:
+        case = results.find(transport, 1_000, load, per_connection)
+        if case is None:
+            return None
+        return _divided(results.cpu_us(case, MXFLEX), results.cpu_us(case, peer))
+
+    return ratio
+
+
+def _late(results: Results) -> float | None:
+    case = results.find(Transport.PLAIN, 1_000, STEADY)
+    if case is None:
+        return None
+    return _divided(results.latency_ms(case, MXFLEX, "p99"), results.latency_ms(case, NCHAN, "p99"))
+
+
+def _divided(own: float | None, other: float | None) -> float | None:
+    return None if own is None or not other else own / other
+
+
+def _idle(transport: Transport) -> Callable[[Results], float | None]:
+    held = Held(transport=transport, per_connection=1, streams=10_000)
+    return lambda results: _kib(results, held, MXFLEX)
+
+
+def _request(name: str) -> Callable[[Results], float | None]:
+    return lambda results: results.api.get(name, {}).get(MXFLEX, {}).get("cpu_us")
+
+
+TARGETS = (
+    Target(
+        "HTTP/1.1, 1,000 streams, 50 events/s",
+        "0.80 x nchan",
+        0.80,
+        _cpu(Transport.PLAIN, STEADY, NCHAN),
+    ),
+    Target(
+        "the same",
+        "1.25 x the C floor",
+        1.25,
+        _cpu(Transport.PLAIN, STEADY, FLOOR_NAME),
+    ),
+    Target(
+        "HTTP/1.1, 1,000 streams, bursts of 5",
+        "0.30 x nchan",
+        0.30,
+        _cpu(Transport.PLAIN, BURSTS, NCHAN),
+    ),
+    Target(
+        "TLS, 1,000 streams, 20 events/s",
+        "0.85 x nchan",
+        0.85,
+        _cpu(Transport.TLS, STEADY, NCHAN),
+    ),
+    Target(
+        "HTTP/2, 100 streams a connection",
+        "0.35 x nchan",
+        0.35,
+        _cpu(Transport.H2, STEADY, NCHAN, 100),
+    ),
+    Target(
+        "HTTP/2, one stream a connection",
+        "1.2 x nchan",
+        1.2,
+        _cpu(Transport.H2, STEADY, NCHAN),
+    ),
+    Target("latency p99, HTTP/1.1, 1,000 streams, 50 events/s", "1.0 x nchan", 1.0, _late),
+    Target("idle stream, 10,000 of them, plain", "6 KiB", 6.0, _idle(Transport.PLAIN)),
+    Target("idle stream, 10,000 of them, TLS", "30 KiB", 30.0, _idle(Transport.TLS)),
+    Target("/api/contacts, 500 contacts", "150 µs", 150.0, _request(api.PLAIN)),
+    Target(
+        "one CSTA event, bytes to SSE text",
+        "40 µs",
+        40.0,
+        lambda results: results.encoding.get(encoding.WHOLE),
+    ),
+    Target("/api/login, somebody's first", "1,000 µs", 1000.0, _request(api.FIRST_LOGIN)),
+    Target("/api/login, again", "1,000 µs", 1000.0, _request(api.LOGIN)),
+)
+
+
+def _targets(results: Results) -> str:
+    rows = []
+    for target in TARGETS:
+        reached = target.reached(results)
+        unit = target.wanted.split(maxsplit=1)[1]
+        verdict = _ABSENT if reached is None else "yes" if reached <= target.limit else "no"
+        figure = _ABSENT if reached is None else f"{_number(reached, 2)} {unit}"
+        rows.append((target.text, target.wanted, figure, verdict))
+    return _table(("measure", "at most", "measured", "reached"), rows)
