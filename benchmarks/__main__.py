@@ -124,7 +124,11 @@ def _measure(plan: Plan, output: Path) -> Results:
     results.encoding.update(measure_encoding(plan.encodings))
     say(f"{MXFLEX}: requests")
     own = Path(tempfile.mkdtemp(prefix="run-", dir=output))
-    measure_api(plan, results, own, with_nchan)
+    try:
+        measure_api(plan, results, own, with_nchan)
+        shutil.rmtree(own)
+    except BenchmarkError as error:
+        results.missed.append(f"requests: {error}")
     measure_fanout(plan, results, output, with_nchan)
     return results
 
