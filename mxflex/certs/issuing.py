@@ -326,6 +326,7 @@ class CertificateService(AcmeIssuingService):  # type: ignore[misc]
             log.warn("the CA was not asked when to renew: {why}", why=error)
             return
         if window is None:
+            self._ask_renewal_at = now + MAX_RENEWAL_INFO_SECONDS
             return
         if window.retry_after:
             wait = max(MIN_RENEWAL_INFO_SECONDS, window.retry_after)

@@ -195,8 +195,13 @@ class CertificateFile:
             self._saved = True
 
     def as_dict(self) -> Deferred[dict[str, PEMObjects]]:
-        """Give our name with its certificate; an empty list asks txacme to get the first one."""
-        return succeed({self._name: self._objects})
+        """Give our name with its certificate; an empty list asks txacme to get the first one.
+
+        The chain is left out: txacme would renew for the sake of a CA's certificate that ends
+        first, as cross-signed ones do, and get the same chain again.
+        """
+        leaf = next((each for each in self._objects if isinstance(each, pem.Certificate)), None)
+        return succeed({self._name: [] if leaf is None else [leaf]})
 
     def account_key(self) -> ec.EllipticCurvePrivateKey:
         """Give the account's key, made at the first call.
