@@ -269,6 +269,17 @@ class TestInternal:
         house.do("retrieve", call, call.party(ME))
         assert (house.states(ME), house.states(PETER)) == (["connected"], ["hold"])
 
+    def test_answered_once(self):
+        """A call was answered when it was first answered, whoever comes to it later."""
+        house = House()
+        call, _ = house.do("make_call", PETER, ME)
+        house.do("answer", call, call.ringing)
+        answered = house.only(PETER).answered_at
+        target = house.do("single_step_transfer", call, call.party(ME), JOHN)
+        house.do("answer", call, target)
+        assert house.only(PETER).answered_at == answered
+        assert house.only(JOHN).answered_at > answered
+
     def test_recording(self):
         """Recording is told while it lasts."""
         house = House()
