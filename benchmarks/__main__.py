@@ -80,16 +80,38 @@ def measure_fanout(plan: Plan, results: Results, folder: Path, with_nchan: bool)
             except BenchmarkError as error:
                 results.missed.append(f"{peer}, {what}: {error}")
                 say(f"  failed: {error}")
+        # A long run that is stopped has not been in vain.
+        write(results, folder)
+
+
+def write(results: Results, output: Path) -> str:
+    """Write what there is so far as JSON and as tables; gives the tables."""
+    text = tables.render(results)
+    (output / "tables.md").write_text(text, encoding="utf-8")
+    document = json.dumps(results.as_json(), indent=1, ensure_ascii=False)
+    (output / "results.json").write_text(document, encoding="utf-8")
+    return text
 
 
 def main() -> int:
     """Run the plan; 0 if every event came through, once and in order."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--plan", choices=PLANS, default=FULL.name)
+    parser.add_argument(
+        "--transport",
+        action="append",
+        choices=[transport.name.lower() for transport in Transport],
+        help="only streams that travel like this; may be repeated",
+    )
+    parser.add_argument(
+        "--streams", action="append", type=int, help="only so many streams; may be repeated"
+    )
     parser.add_argument("--output", type=Path, help="a folder for the results")
     parser.add_argument("--no-plots", action="store_true", help="no pictures, no matplotlib")
     options = parser.parse_args()
-    plan = PLANS[options.plan]
+    plan = PLANS[options.plan].narrowed(
+        {Transport[name.upper()] for name in options.transport or ()}, set(options.streams or ())
+    )
     began = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     output: Path = options.output or RESULTS / f"{began}-{plan.name}"
     output.mkdir(parents=True, exist_ok=True)
@@ -98,11 +120,7 @@ def main() -> int:
     except BenchmarkError as error:
         say(f"benchmarks: {error}")
         return 2
-    text = tables.render(results)
-    (output / "tables.md").write_text(text, encoding="utf-8")
-    (output / "results.json").write_text(
-        json.dumps(results.as_json(), indent=1, ensure_ascii=False), encoding="utf-8"
-    )
+    text = write(results, output)
     if not options.no_plots:
         # Only here: without pictures, matplotlib need not be there.
         from benchmarks.plots import plot  # noqa: PLC0415

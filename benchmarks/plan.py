@@ -91,6 +91,18 @@ class Plan:
     logins: int
     encodings: int
 
+    def narrowed(self, transports: set[Transport], streams: set[int]) -> Plan:
+        """Give the same with these stages alone; an empty set stands for all."""
+        return attrs.evolve(
+            self,
+            stages=tuple(
+                stage
+                for stage in self.stages
+                if (not transports or stage.transport in transports)
+                and (not streams or stage.streams in streams)
+            ),
+        )
+
 
 # Messages a second (events times streams) of the steady load: what a server that is not the
 # fastest one can still do on one core of a small machine. With 50 events a second 1,000 streams of
