@@ -148,7 +148,7 @@ class CertificateFiles(Service):
                 path=self._certificate,
                 name=self._serving.name,
             )
-        tell = log.error if end - now < ALARM_SECONDS else log.info
+        tell = log.error if end - now <= ALARM_SECONDS else log.info
         tell("certificate in {path}: {left}", path=self._certificate, left=self._time_left())
 
     def _time_left(self) -> str:

@@ -85,7 +85,7 @@ class _Verified:
         def verify(
             _connection: SSL.Connection, shown: crypto.X509, _error: int, depth: int, sound: int
         ) -> bool:
-            if depth:
+            if depth or not sound:
                 return bool(sound)
             try:
                 verify_service_identity(extract_patterns(shown), [wanted], [])
@@ -93,7 +93,7 @@ class _Verified:
                 error = SSL.Error([("", "", f"the certificate is not for {self.host}")])
                 protocol.failVerification(Failure(error))
                 return False
-            return bool(sound)
+            return True
 
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
         return connection
