@@ -51,8 +51,8 @@ from mxflex.wire.messages import (
 
 log = Logger()
 
-# A call that was diverted or handed on should be cleared by the MX. Where it is not, the call is
-# forgotten after this time without news, in seconds.
+# A call that was diverted or handed on should be cleared by the MX. Where it is not, the call is no
+# longer shown after this time, in seconds.
 LEAVING_SECONDS = 60.0
 # A call without any event for so long has ended unseen, in seconds.
 STALE_SECONDS = 24 * 3600.0
@@ -85,7 +85,8 @@ class Call:
         direction: `incoming`, `outgoing`, or "" when its beginning was not seen.
         answered_at: When it was first established; None before.
         recording: Whether it is being recorded.
-        leaving: Whether it has been diverted or handed on, and only its end is still to come.
+        left_at: When it was diverted or handed on, so that only its end is still to come; None
+            while it is the extension's.
     """
 
     call_id: int | str
@@ -103,17 +104,28 @@ class Call:
     answering_display_name: str = ""
     answered_at: float | None = None
     recording: bool = False
-    leaving: bool = False
+    left_at: float | None = None
 
     @property
     def dialling(self) -> bool:
         """Whether it may be a call of the extension's own that nobody has answered yet."""
         return self.direction != INCOMING and self.answered_at is None and self.state != "null"
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it has been diverted or handed on."""
+        return self.left_at is not None
+
     def is_over(self, now: float) -> bool:
         """Tell whether the call must have ended, although the MX did not say so."""
-        silent = now - self.updated_at
-        return silent > STALE_SECONDS or (self.leaving and silent > LEAVING_SECONDS)
+        return now - self.updated_at > STALE_SECONDS
+
+    def is_shown(self, now: float) -> bool:
+        """Tell whether it is still the extension's, or was a moment ago.
+
+        After that it is kept, or else the next word of it would seem to be of a new call.
+        """
+        return self.left_at is None or now - self.left_at <= LEAVING_SECONDS
 
 
 def _state(told: str, otherwise: str) -> str:
@@ -161,7 +173,7 @@ class CallRegistry:
         calls = self._calls.get(ext, {})
         for call in [call for call in calls.values() if call.is_over(now)]:
             del calls[call.call_id]
-        return list(calls.values())
+        return [call for call in calls.values() if call.is_shown(now)]
 
     def find(self, ext: str, call_id: int | str) -> Call | None:
         """Give one call of an extension."""
@@ -197,7 +209,9 @@ class CallRegistry:
                 continue
             call = self._call(ext, each.connection, now)
             call.updated_at = now
-            call.state = call.state or _state(each.state, "connected")
+            if call.leaving or not call.state:
+                call.left_at = None
+                call.state = _state(each.state, "connected")
 
     def observe(self, ext: str, event: CallEvent) -> None:
         """Take what an event says."""
@@ -259,7 +273,7 @@ def _(event: ServiceInitiatedEvent, call: Call, _ext: str, _now: float) -> None:
 @_update.register
 def _(event: OriginatedEvent, call: Call, ext: str, _now: float) -> None:
     call.direction = call.direction or OUTGOING
-    call.leaving = False
+    call.left_at = None
     _set_parties(call, ext, event)
     call.state = _state(event.local_connection_info, "connected")
 
@@ -267,7 +281,8 @@ def _(event: OriginatedEvent, call: Call, ext: str, _now: float) -> None:
 @_update.register
 def _(event: NetworkReachedEvent, call: Call, ext: str, _now: float) -> None:
     _set_parties(call, ext, event)
-    call.leaving = call.leaving and not call.dialling
+    if call.dialling:
+        call.left_at = None
     call.state = call.state or _state(event.local_connection_info, "connected")
 
 
@@ -275,7 +290,7 @@ def _(event: NetworkReachedEvent, call: Call, ext: str, _now: float) -> None:
 def _(event: DeliveredEvent, call: Call, ext: str, _now: float) -> None:
     _set_parties(call, ext, event)
     call.calling_display_name = event.calling_display_name or call.calling_display_name
-    call.leaving = _is_elsewhere(call, ext, event.alerting_device)
+    _locate(call, ext, event.alerting_device)
     if call.leaving:
         call.state = "null"
     elif not _holds(call, ext, event.alerting_device):
@@ -291,7 +306,7 @@ def _(event: EstablishedEvent, call: Call, ext: str, now: float) -> None:
     if event.answering_device not in ("", call.answering_device):
         call.answering_device, call.answering_display_name = event.answering_device, ""
     call.answering_display_name = event.answering_display_name or call.answering_display_name
-    call.leaving = _is_elsewhere(call, ext, event.answering_device)
+    _locate(call, ext, event.answering_device)
     if call.leaving:
         call.state = "null"
     elif not _holds(call, ext, event.answering_device):
@@ -302,7 +317,7 @@ def _(event: EstablishedEvent, call: Call, ext: str, now: float) -> None:
 @_update.register
 def _(event: HeldEvent, call: Call, ext: str, _now: float) -> None:
     if _is_own(event.holding_device, ext, call):
-        call.leaving = False
+        call.left_at = None
         call.state = _state(event.local_connection_info, "hold")
     else:
         # When the other party holds, this extension's own connection stays connected.
@@ -312,7 +327,7 @@ def _(event: HeldEvent, call: Call, ext: str, _now: float) -> None:
 @_update.register
 def _(event: RetrievedEvent, call: Call, ext: str, _now: float) -> None:
     if _is_own(event.retrieving_device, ext, call):
-        call.leaving = False
+        call.left_at = None
         call.state = _state(event.local_connection_info, "connected")
     else:
         call.state = call.state or "connected"
@@ -321,14 +336,14 @@ def _(event: RetrievedEvent, call: Call, ext: str, _now: float) -> None:
 @_update.register
 def _(event: FailedEvent, call: Call, ext: str, _now: float) -> None:
     _set_parties(call, ext, event)
-    call.leaving = _is_elsewhere(call, ext, event.called_device)
+    _locate(call, ext, event.called_device)
     call.state = "null" if call.leaving else "fail"
 
 
 @_update.register
-def _(event: DivertedEvent, call: Call, ext: str, _now: float) -> None:
+def _(event: DivertedEvent, call: Call, ext: str, now: float) -> None:
     if _is_own(event.diverting_device, ext, call):
-        call.leaving = True
+        call.left_at = now
         # A call that is diverted on its way out goes on; its next event will say so. One that is
         # diverted to the extension itself may ring on there, or go to its voicemail.
         if not call.dialling and not _is_own(event.new_destination, ext, call):
@@ -336,9 +351,9 @@ def _(event: DivertedEvent, call: Call, ext: str, _now: float) -> None:
 
 
 @_update.register
-def _(event: TransferredEvent, call: Call, ext: str, _now: float) -> None:
+def _(event: TransferredEvent, call: Call, ext: str, now: float) -> None:
     if _is_own(event.transferring_device, ext, call):
-        call.leaving = True
+        call.left_at = now
         call.state = "null"
     else:
         call.state = call.state or "connected"
@@ -349,13 +364,14 @@ def _(event: RecordingStateEvent, call: Call, _ext: str, _now: float) -> None:
     call.recording = event.active
 
 
-def _is_elsewhere(call: Call, ext: str, device: str) -> bool:
-    """Tell whether a call that has left the extension goes on without it, at this device.
+def _locate(call: Call, ext: str, device: str) -> None:
+    """Take a call that has left for the extension's again, unless it goes on at another device.
 
     Servers go on telling the extension of a call that its voicemail took. Source:
     docs/mx-protocol.md, "Call scenarios".
     """
-    return call.leaving and not call.dialling and not _is_own(device, ext, call)
+    if call.dialling or _is_own(device, ext, call):
+        call.left_at = None
 
 
 def _holds(call: Call, ext: str, device: str) -> bool:
@@ -553,10 +569,8 @@ class Calls:
 
         Raises:
             Forbidden: It is none of the user's.
-            MXUnavailable, MXTimeout: The MX cannot be asked.
+            MXUnavailable, MXTimeout: It is not known whose it is, and the MX cannot be asked.
         """
-        if not self._link.up:
-            raise MXUnavailable("the server connection to the MX is down")
         ext = identity.ext
         state = self._registry.state_of(ext, connection)
         if state is not None:

@@ -356,12 +356,25 @@ class TestDiverted:
 
     @pytest.mark.parametrize(("later", "kept"), [(60, True), (60.5, False)])
     def test_the_minute(self, later, kept):
-        """A call that left is forgotten after sixty seconds without news, and not before."""
+        """A call that left is shown for sixty seconds and no longer."""
         house = House(cleared_after_divert=False)
         call, _ = house.do("make_call", PETER, ME)
         house.do("deflect", call, call.ringing, JOHN)
-        house.time.now = house.only(ME).updated_at + later
+        house.time.now = house.only(ME).left_at + later
         assert bool(house.states(ME)) is kept
+
+    def test_news_of_a_call_that_left_long_ago(self):
+        """What the other end does with a call that voicemail took is nothing to the extension."""
+        house = House()
+        call, caller = house.do("make_call", PETER, ME)
+        house.do("no_answer", call, call.ringing)
+        house.time.now += LEAVING_SECONDS + 1
+        house.do("hold", call, caller)
+        assert house.states(ME) == []
+        house.do("retrieve", call, caller)
+        assert house.states(ME) == []
+        house.do("clear", call, caller)
+        assert house.registry._calls[ME] == {}
 
     def test_the_minute_of_a_recording(self):
         """News that does not concern where the call is does not call it back."""
@@ -708,6 +721,15 @@ class TestSnapshot:
         house.time.now += STALE_SECONDS
         assert house.states(ME) == ["alerting"]
         assert house.parties(ME)[1] == OUTSIDE
+
+    def test_a_call_that_had_left(self):
+        """What the MX says the extension has, it has, though it seemed to have left."""
+        registry = CallRegistry(Time())
+        registry.watch(ME)
+        registry.observe(ME, TransferredEvent(connection=CALL, transferring_device=ME))
+        registry.found(ME, [DeviceCall(connection=CALL, state="hold")])
+        (call,) = registry.calls(ME)
+        assert (call.state, call.leaving) == ("hold", False)
 
     def test_after_the_mx_was_away(self):
         """Only calls that were told of since are kept; ids of made calls may be used anew."""
