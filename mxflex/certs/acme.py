@@ -461,7 +461,7 @@ def _describe(error: BaseException) -> str:
     """Say what went wrong, for people."""
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
         return "TLS: " + ", ".join(str(each[-1]) for each in error.args[0])
-    return _clean(error) or type(error).__name__
+    return _clean(error).rstrip(".") or type(error).__name__
 
 
 def _problem(response: Any, data: Any) -> _Refused:
