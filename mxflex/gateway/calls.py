@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from functools import partial, singledispatch
 
 import attrs
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mxflex.errors import CommandRefused, Forbidden, MXError, MXUnavailable
 from mxflex.gateway.tokens import Identity
 from mxflex.mx.link import ServerLink
+from mxflex.mx.places import Places
 from mxflex.wire.codec import ConnectionID
 from mxflex.wire.messages import (
     AnswerCall,
@@ -429,7 +430,7 @@ class Calls:
         self._link = link
         self._registry = registry
         self._restrict = restrict
-        self._places = DeferredSemaphore(REFRESH_AT_ONCE)
+        self._places = Places(REFRESH_AT_ONCE)
 
     # --- What is known ------------------------------------------------------------------------
 
@@ -463,7 +464,11 @@ class Calls:
             else:
                 log.failure("reading the calls of {ext} failed", failure, ext=ext)
 
-        self._places.run(self._ask_for_calls, ext).addErrback(failed)
+        Deferred.fromCoroutine(self._refresh(ext)).addErrback(failed)
+
+    async def _refresh(self, ext: str) -> None:
+        async with self._places:
+            await self._ask_for_calls(ext)
 
     async def _ask_for_calls(self, ext: str) -> tuple[DeviceCall, ...]:
         answer = await self._link.request(SnapshotDevice(device=ext))

@@ -70,26 +70,20 @@ class Logins:
                 be monitored.
             LocalProtocolError: Login or password cannot be sent to an MX.
         """
-
-        def admit() -> None:
-            self._throttle.check(login, address, self._clock())
-
-        # Once before it takes a place in the queue, once when its turn has come: the ones before
-        # it may have failed meanwhile.
-        admit()
-        try:
-            account = await self._check.verify(login, password, admit)
-        except LoginRefused as error:
-            self._throttle.failed(login, address, self._clock())
-            log.info(
-                "login of {login!r} from {address} refused, code {code}: {error}",
-                login=login,
-                address=address,
-                code=error.code,
-                error=error,
-            )
-            raise
-        self._throttle.succeeded(login)
+        async with self._throttle.turn(login, address, self._clock):
+            try:
+                account = await self._check.verify(login, password)
+            except LoginRefused as error:
+                self._throttle.failed(login, address, self._clock())
+                log.info(
+                    "login of {login!r} from {address} refused, code {code}: {error}",
+                    login=login,
+                    address=address,
+                    code=error.code,
+                    error=error,
+                )
+                raise
+            self._throttle.succeeded(login)
         if not account.ext:
             raise Forbidden("this account has no extension")
         token, identity = self._tokens.issue(

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mxflex.errors import MXError, MXUnavailable
+from mxflex.mx.places import Places
 from mxflex.mx.protocol import MXProtocol
-from mxflex.wire.messages import CallEvent, MonitorStart, MonitorStartResponse, MonitorStop
+from mxflex.wire.messages import (
+    CallEvent,
+    Message,
+    MonitorStart,
+    MonitorStartResponse,
+    MonitorStop,
+)
 
 log = Logger()
 
@@ -47,7 +55,7 @@ class Monitors:
         self._monitor_of: dict[str, str] = {}
         self._ext_of: dict[str, str] = {}
         # Start and stop of one extension follow each other, never side by side.
-        self._locks: dict[str, DeferredLock] = {}
+        self._locks: dict[str, Places] = {}
         self._starting = 0
         self._early: deque[CallEvent] = deque(maxlen=MAX_EARLY_EVENTS)
 
@@ -137,14 +145,21 @@ class Monitors:
             MXUnavailable: The connection ended meanwhile.
         """
         self._protocol = protocol
-        places = DeferredSemaphore(RESTORE_AT_ONCE)
+        places = Places(RESTORE_AT_ONCE)
         restored = await DeferredList(
-            [places.run(self._restore_one, ext) for ext in sorted(self._wanted)],
+            [
+                Deferred.fromCoroutine(self._restore_in_turn(places, ext))
+                for ext in sorted(self._wanted)
+            ],
             consumeErrors=True,
         )
         for success, result in restored:
             if not success:
                 cast("Failure", result).raiseException()
+
+    async def _restore_in_turn(self, places: Places, ext: str) -> None:
+        async with places:
+            await self._restore_one(ext)
 
     async def _restore_one(self, ext: str) -> None:
         async with self._lock(ext):
@@ -160,7 +175,9 @@ class Monitors:
     async def _start_on(self, protocol: MXProtocol, ext: str) -> None:
         self._starting += 1
         try:
-            answer = await protocol.request(MonitorStart(device=ext))
+            answer = await protocol.request(
+                MonitorStart(device=ext), late=partial(self._came_late, protocol)
+            )
             monitor = answer.monitor if isinstance(answer, MonitorStartResponse) else ""
             if not monitor:
                 raise MXError("the MX started a monitor without an id")
@@ -174,6 +191,13 @@ class Monitors:
         finally:
             self._starting -= 1
             self._deliver_early()
+
+    def _came_late(self, protocol: MXProtocol, answer: Message) -> None:
+        """Stop a monitor whose start was given up: nobody knows of it, and it tells all twice."""
+        if isinstance(answer, MonitorStartResponse) and answer.monitor not in ("", *self._ext_of):
+            log.info("monitor {monitor} came too late, and is stopped", monitor=answer.monitor)
+            stopping = protocol.request(MonitorStop(monitor=answer.monitor))
+            stopping.addErrback(lambda failure: failure.trap(MXError) and None)
 
     def lost(self) -> None:
         """Forget the monitors of a connection that has ended; they are still wanted."""
@@ -197,5 +221,5 @@ class Monitors:
         for event in early:
             self.observe(event)
 
-    def _lock(self, ext: str) -> DeferredLock:
-        return self._locks.setdefault(ext, DeferredLock())
+    def _lock(self, ext: str) -> Places:
+        return self._locks.setdefault(ext, Places(1))

@@ -24,6 +24,7 @@ from mxflex.errors import (
     RemoteProtocolError,
 )
 from mxflex.wire.connection import (
+    LAST_COMMAND_ID,
     BadFrame,
     ClientConnection,
     EventReceived,
@@ -99,6 +100,7 @@ class MXProtocol(Protocol):
         # Those whose answer only said that the real one comes as an event: their ids are free
         # again, and may belong to others by then.
         self._announced: list[_Waiter] = []
+        self._late_takers: dict[int, Callable[[Message], None]] = {}
         self._secured = False
         self._lost = False
         # Why the connection ended, once it has or is about to.
@@ -226,7 +228,10 @@ class MXProtocol(Protocol):
     # --- Sending ------------------------------------------------------------------------------
 
     def request(
-        self, command: Command, confirms: Callable[[Event], bool] | None = None
+        self,
+        command: Command,
+        confirms: Callable[[Event], bool] | None = None,
+        late: Callable[[Message], None] | None = None,
     ) -> Deferred[Message]:
         """Send a command and give its answer.
 
@@ -236,6 +241,7 @@ class MXProtocol(Protocol):
             command: What to ask.
             confirms: Recognizes an event that shows the command was carried out. The Deferred fires
                 with it if it comes before the answer.
+            late: Called with an answer that comes after the command has timed out.
 
         Returns:
             Fires with the answer or the confirming event. Fails with `CommandRefused` for
@@ -244,17 +250,23 @@ class MXProtocol(Protocol):
         """
         if self._ended is not None:
             return fail(self._why())
+        if self._wire.waiting == LAST_COMMAND_ID:
+            return fail(MXUnavailable("too many commands wait for the MX"))
         try:
             # The waiter is registered before the bytes are written: the answer may be quick.
             invoke_id, data = self._wire.request(command)
         except LocalProtocolError as error:
             return fail(error)
+        # Of a command that had this id before, and whose answer never came.
+        self._late_takers.pop(invoke_id, None)
         done: Deferred[Message] = Deferred(lambda _: self._forget(waiter))
         self._waiters[invoke_id] = waiter = _Waiter(invoke_id, command, done, confirms)
         asked_at = self._clock.seconds()
 
         def timed_out(result: object, _seconds: float) -> object:
             if isinstance(result, Failure) and result.check(CancelledError):
+                if late is not None:
+                    self._late_takers[invoke_id] = late
                 self._look_for_life(asked_at)
                 raise MXTimeout(f"the MX did not answer {command.wire_name} in time")
             return result
@@ -372,7 +384,10 @@ class MXProtocol(Protocol):
             waiter.done.callback(message)
 
     def _late(self, late: LateReply) -> None:
-        log.debug("late answer {name} with id {id} ignored", name=late.name, id=late.invoke_id)
+        log.debug("late answer {name} with id {id}", name=late.name, id=late.invoke_id)
+        take = self._late_takers.pop(late.invoke_id, None)
+        if take is not None and late.reply is not None:
+            take(late.reply)
 
     def _event(self, event: Event) -> None:
         # The event goes on before the waiter learns of it, so that whoever asked finds the state

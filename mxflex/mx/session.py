@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mxflex.errors import LoginRefused, MXUnavailable
+from mxflex.errors import LoginRefused, MXError, MXUnavailable
 from mxflex.mx.protocol import MXProtocol, ignore_event
 from mxflex.mx.tls import PeerPolicy
 from mxflex.wire.messages import (
@@ -137,7 +137,7 @@ class Dialer:
                 answer = await _ask(protocol, request)
         try:
             return protocol, _accepted(answer, request.user_name)
-        except LoginRefused:
+        except MXError:
             protocol.close()
             raise
 
@@ -186,7 +186,7 @@ def _accepted(answer: Message, login: str) -> LoginResponse:
     if isinstance(answer, LoginFailed):
         raise LoginRefused(answer.text or "login refused", answer.code or 0)
     if not isinstance(answer, LoginResponse):
-        raise LoginRefused("unknown login response")
+        raise MXError("the MX answered the login in an unknown way")
     if answer.code == _PASSWORD_EXPIRED:
         log.warn("the MX says that the password of {login} has expired", login=login)
     return answer

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
-from twisted.internet.defer import DeferredSemaphore
 
-from mxflex.errors import CommandRefused, LoginRefused, MXBusy
+from mxflex.errors import CommandRefused, LoginRefused
+from mxflex.mx.places import Places
 from mxflex.mx.session import Dialer, log_out
 from mxflex.wire.messages import LoginRequest
 
@@ -43,16 +41,14 @@ class LoginCheck:
 
     def __init__(self, dialer: Dialer, parallel: int, queue: int) -> None:
         self._dialer = dialer
-        self._places = DeferredSemaphore(parallel)
-        self._queue = queue
+        self._places = Places(parallel, max_waiting=queue)
 
-    async def verify(self, login: str, password: str, admit: Callable[[], None]) -> Account:
+    async def verify(self, login: str, password: str) -> Account:
         """Give the account of a login.
 
         Args:
             login: As the person typed it.
             password: As the person typed it.
-            admit: Called when the check's turn has come; what it raises ends the check.
 
         Raises:
             LoginRefused: The MX said no; the text is its own.
@@ -61,10 +57,7 @@ class LoginCheck:
             MXTimeout: The MX did not answer in time.
             LocalProtocolError: Login or password cannot be sent as XML, or are too long.
         """
-        if self._places.tokens == 0 and len(self._places.waiting) >= self._queue:
-            raise MXBusy("too many logins at once")
         async with self._places:
-            admit()
             return await self._ask(login, password)
 
     async def _ask(self, login: str, password: str) -> Account:

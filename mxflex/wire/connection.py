@@ -48,10 +48,17 @@ class ReplyReceived:
 
 @attrs.frozen
 class LateReply:
-    """An answer that nobody waits for: too late, or to a command that was never sent."""
+    """An answer that nobody waits for: too late, or to a command that was never sent.
+
+    Attributes:
+        invoke_id: The id it carries.
+        name: Its root element.
+        reply: What it says, where it answers a command that was given up.
+    """
 
     invoke_id: int
     name: str
+    reply: Reply | None = None
 
 
 @attrs.frozen
@@ -114,7 +121,7 @@ class ClientConnection(_Receiver):
         super().__init__()
         self._waiting: dict[int, Command] = {}
         # Ordered by the time they were given up, the oldest first.
-        self._abandoned: dict[int, None] = {}
+        self._abandoned: dict[int, Command] = {}
         self._last_id = 0
 
     @property
@@ -141,8 +148,9 @@ class ClientConnection(_Receiver):
 
     def abandon(self, invoke_id: int) -> None:
         """Stop waiting for an answer; the id stays taken until the answer comes after all."""
-        if self._waiting.pop(invoke_id, None) is not None:
-            self._abandoned[invoke_id] = None
+        command = self._waiting.pop(invoke_id, None)
+        if command is not None:
+            self._abandoned[invoke_id] = command
 
     def _free_id(self) -> int:
         candidate = self._last_id
@@ -183,10 +191,11 @@ class ClientConnection(_Receiver):
         command = self._waiting.pop(invoke_id, None)
         if command is not None:
             return ReplyReceived(invoke_id, command, read_reply(command, element))
-        late = invoke_id in self._abandoned
-        self._abandoned.pop(invoke_id, None)
+        given_up = self._abandoned.pop(invoke_id, None)
         cls = EVENTS.get(element.name)
-        if cls is None or (issubclass(cls, Reply) and (late or issubclass(cls, CSTAError))):
+        if given_up is not None and (cls is None or issubclass(cls, Reply)):
+            return LateReply(invoke_id, element.name, read_reply(given_up, element))
+        if cls is None or issubclass(cls, CSTAError):
             return LateReply(invoke_id, element.name)
         # Servers are not known to send events with other ids, but losing one would be worse.
         return EventReceived(read_event(element))

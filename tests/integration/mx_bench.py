@@ -129,9 +129,9 @@ class Check:
         self._running = 0
         self.most = 0
 
-    def __call__(self, login, password, admit=lambda: None):
+    def __call__(self, login, password):
         """Begin a check."""
-        checking = Deferred.fromCoroutine(self._check.verify(login, password, admit))
+        checking = Deferred.fromCoroutine(self._check.verify(login, password))
         return self._bench.soon(checking)
 
     async def log_in(self, request):

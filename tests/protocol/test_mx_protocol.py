@@ -280,7 +280,7 @@ def test_all_ids_wait(peer):
         # Below the protocol, which would keep a timer for each.
         peer.protocol._wire.request(hold())
     (error,) = outcome_of(peer.protocol.request(hold()))
-    assert isinstance(error, LocalProtocolError)
+    assert isinstance(error, MXUnavailable)
     assert not peer.protocol.ended
     peer.reply(1, OK)
     assert waiting == [OK]

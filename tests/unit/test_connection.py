@@ -192,7 +192,8 @@ def test_an_abandoned_id_is_not_given_out() -> None:
     assert client.waiting == 0
     given_out = [client.request(PROBE)[0] for _ in range(9997)]
     assert given_out == [*range(2, 9999)]
-    assert received(client, answer_to(1)) == [LateReply(1, "Ok")]
+    acknowledged = messages.Acknowledgement(name="Ok")
+    assert received(client, answer_to(1)) == [LateReply(1, "Ok", acknowledged)]
     assert client.waiting == 9997
     # Its answer has come, so the id is free now.
     assert client.request(PROBE)[0] == 1
