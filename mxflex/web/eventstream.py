@@ -61,7 +61,7 @@ class EventStream:
     def __init__(self, request: Request, max_unsent: int, chunks: Chunks) -> None:
         self._request = request
         self._write = writer_for(request, chunks)
-        self._max_waiting = max_unsent - TRANSPORT_BUFFER_BYTES
+        self._bound = self._max_waiting = max_unsent - TRANSPORT_BUFFER_BYTES
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._paused = False
@@ -137,6 +137,8 @@ class EventStream:
         while self._waiting and not self._paused and not self._over:
             frame = self._waiting.popleft()
             self._waiting_bytes -= len(frame)
+            # What was missed goes first; when it has gone, only the bound itself is left.
+            self._max_waiting = max(self._bound, self._max_waiting - len(frame))
             self._write(frame)
 
     def stopProducing(self) -> None:
@@ -164,13 +166,16 @@ class EventStreams(Service):
     ) -> None:
         self._clock = clock
         self._sessions = sessions
-        self._interval = heartbeat / HEARTBEAT_SLOTS
+        # A slot waits for all others; one more keeps the wait within the time that was promised.
+        self._interval = heartbeat / (HEARTBEAT_SLOTS + 1)
         self._max_unsent = max_unsent
         # A stream stays in the slot it was put in; the slots take turns.
         self._slots: list[dict[EventStream, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
         self._turn = 0
         self._chunks = Chunks()
         self._timer: IDelayedCall | None = None
+        # When the next heartbeat is due.
+        self._planned = 0.0
 
     @property
     def count(self) -> int:
@@ -204,6 +209,7 @@ class EventStreams(Service):
     def startService(self) -> None:
         """Begin the heartbeat."""
         Service.startService(self)
+        self._planned = self._clock.seconds() + self._interval
         self._timer = self._clock.callLater(self._interval, self._beat)
 
     def stopService(self) -> None:
@@ -215,7 +221,14 @@ class EventStreams(Service):
         self._sessions.stop()
 
     def _beat(self) -> None:
-        self._timer = self._clock.callLater(self._interval, self._beat)
+        # As planned, or the intervals would grow by what each turn takes; from now on after a long
+        # stall, or when the clock was set.
+        now = self._clock.seconds()
+        due = self._planned + self._interval
+        if not now < due <= now + self._interval:
+            due = now + self._interval
+        self._planned = due
+        self._timer = self._clock.callLater(due - now, self._beat)
         self._turn = (self._turn + 1) % HEARTBEAT_SLOTS
         for stream in list(self._slots[self._turn]):
             stream.heartbeat()

@@ -63,8 +63,8 @@ class SocketWriter:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The reactor will find out by reading, and tell the request.
-            return
+            # The transport will find the same, and tell everybody.
+            sent = 0
         if sent < len(chunk):
             transport.write(chunk[sent:])
 

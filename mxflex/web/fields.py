@@ -29,7 +29,7 @@ METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH")
 class Fields:
     """Named values; those of a form are texts, those of JSON may be anything."""
 
-    values: dict[str, Any]
+    values: dict[str, Any] = attrs.field(repr=False)
 
     def text(self, name: str) -> str | None:
         """Give a field as text, or None when it is not there.

@@ -13,7 +13,7 @@ from twisted.web.http import Request
 from mxflex.gateway.calls import Call
 from mxflex.gateway.contacts import Contacts
 from mxflex.web.eventjson import timestamp
-from mxflex.web.render import JSONBody, is_known, send_body
+from mxflex.web.render import JSONBody, is_known, send_body, tell_variants
 from mxflex.wire.messages import AddressBookEntry
 
 
@@ -65,6 +65,8 @@ class ContactList:
         # May be kept by whoever asked, but must be asked for again: the tag is for that.
         request.setHeader(b"cache-control", b"private, no-cache")
         if is_known(request, self._body.etag):
+            # What a full answer would say (RFC 9110, 15.4.5).
+            tell_variants(request, self._body)
             request.setResponseCode(304)
             return b""
         return send_body(request, self._body)

@@ -107,13 +107,19 @@ def send_body(request: Request, body: JSONBody, status: int = 200) -> bytes:
     request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
     request.setHeader(b"content-type", JSON_TYPE)
     data = body.plain
-    if len(data) > GZIP_FROM:
-        request.responseHeaders.addRawHeader(b"vary", b"Accept-Encoding")
-        if accepts_gzip(request):
-            request.setHeader(b"content-encoding", b"gzip")
-            data = body.gzipped
+    if tell_variants(request, body) and accepts_gzip(request):
+        request.setHeader(b"content-encoding", b"gzip")
+        data = body.gzipped
     request.setHeader(b"content-length", b"%d" % len(data))
     return data
+
+
+def tell_variants(request: Request, body: JSONBody) -> bool:
+    """Tell caches that the answer has two forms (RFC 9110, 12.5.5), if it is so large."""
+    large = len(body.plain) > GZIP_FROM
+    if large:
+        request.responseHeaders.addRawHeader(b"vary", b"Accept-Encoding")
+    return large
 
 
 def accepts_gzip(request: Request) -> bool:
@@ -124,6 +130,7 @@ def accepts_gzip(request: Request) -> bool:
 
 def send_nothing(request: Request) -> None:
     """Answer 204."""
+    request.setHeader(b"cache-control", b"no-store")
     request.setResponseCode(204)
 
 
