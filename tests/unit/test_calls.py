@@ -458,6 +458,26 @@ class TestHandedOn:
         house.time.now += LEAVING_SECONDS + 1
         assert house.states(ME) == ["alerting"]
 
+    @pytest.mark.parametrize(
+        ("event", "state"),
+        [
+            (HeldEvent(connection=CALL, holding_device=ME), "hold"),
+            (RetrievedEvent(connection=CALL, retrieving_device=ME), "connected"),
+            (EstablishedEvent(connection=CALL, answering_device=ME), "connected"),
+            (OriginatedEvent(connection=CALL, calling_device=ME), "connected"),
+        ],
+        ids=lambda value: getattr(type(value), "wire_name", None),
+    )
+    def test_what_brings_a_call_back(self, event, state):
+        """What the extension itself does with a call that had left shows that it has it again."""
+        time = Time()
+        registry = CallRegistry(time)
+        registry.watch(ME)
+        registry.observe(ME, TransferredEvent(connection=CALL, transferring_device=ME))
+        registry.observe(ME, event)
+        time.now += LEAVING_SECONDS + 1
+        assert [call.state for call in registry.calls(ME)] == [state]
+
     @pytest.mark.parametrize("each", [True, False])
     def test_consultation_transfer(self, each):
         """A joins its two calls: both are gone for A, and the others talk to each other."""
