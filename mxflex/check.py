@@ -6,25 +6,28 @@ it while MXFlex is running.
 
 from __future__ import annotations
 
+import os
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from socket import SOCK_STREAM, gaierror, getaddrinfo
 from typing import Any
 
 import attrs
+import pem
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError, DNSLookupError
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
 
 from mxflex.certs.acme import Account, AcmeClient
 from mxflex.certs.files import read_files
 from mxflex.certs.issuing import describe_time_left
-from mxflex.certs.store import CertificateFile, check_pair
+from mxflex.certs.store import check_pair
 from mxflex.config import Config, load_file
 from mxflex.errors import ConfigError, MXFlexError, MXUnavailable
 from mxflex.mx.session import log_out, server_login
@@ -117,18 +120,21 @@ async def _try_mx(config: Config, reactor: Any) -> str:
 async def _try_port(description: str, reactor: Any) -> str:
     try:
         port = await serverFromString(reactor, description).listen(Factory())
-    except CannotListenError as error:
+    except (CannotListenError, TypeError, KeyError) as error:
         raise ValueError(str(error)) from error
     await maybeDeferred(port.stopListening)
     return "free"
 
 
 async def _try_name(config: Config, reactor: Any) -> str:
+    pool = reactor.getThreadPool()
     try:
-        address = await reactor.resolve(config.host)
-    except DNSLookupError as error:
+        found = await deferToThreadPool(
+            reactor, pool, getaddrinfo, config.host, None, type=SOCK_STREAM
+        )
+    except gaierror as error:
         raise ValueError("does not resolve to an address") from error
-    return f"resolves to {address}"
+    return "resolves to " + ", ".join(sorted({str(address[0]) for *_, address in found}))
 
 
 async def _try_own_certificate(config: Config, reactor: Any) -> str:
@@ -137,18 +143,19 @@ async def _try_own_certificate(config: Config, reactor: Any) -> str:
 
 
 async def _try_storage(config: Config) -> str:
+    # Only looked at: made by whoever checks, it might be closed to whoever runs the daemon.
     folder = Path(config.acme.storage)
-    # As the first start would make it.
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return "can be written to"
+    there = folder if folder.exists() else folder.absolute().parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{there} cannot be written to")
+    return "can be written to" if there is folder else "does not exist yet, and can be made"
 
 
 async def _try_stored_certificate(config: Config, reactor: Any) -> str:
-    objects = CertificateFile(Path(config.acme.storage), config.host).read()
-    if objects is None:
+    path = Path(config.acme.storage, f"{config.host}.pem")
+    if not path.exists():
         return "none yet; the first start will ask for one"
-    return _still_good(check_pair(objects), reactor)
+    return _still_good(check_pair(pem.parse(path.read_bytes())), reactor)
 
 
 def _still_good(certificate: x509.Certificate, reactor: Any) -> str:

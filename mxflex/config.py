@@ -186,7 +186,7 @@ class Config:
         events: The events.
         calls: The calls.
         login: The logins.
-        proxies: Networks of reverse proxies whose `X-Forwarded-For` and `-Proto` are believed.
+        proxies: Networks of reverse proxies whose `X-Forwarded-For` is believed.
         cors: Origins, as a browser spells them, that may call the API from other sites.
         acme: How a certificate is got.
         tls: A certificate of one's own.
@@ -207,6 +207,13 @@ class Config:
     cors: tuple[str, ...] = ()
     acme: AcmeSettings = AcmeSettings()
     tls: TLSSettings = TLSSettings()
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the page, without a slash at its end."""
+        scheme, usual = ("https", HTTPS_PORT) if self.https else ("http", HTTP_PORT)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}" + ("" if self.port == usual else f":{self.port}")
 
 
 def read_text(path: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -73,7 +74,9 @@ class _Welcome:
     """Says where to go and what to try, once (see `mxflex.mx.link.LinkListener`)."""
 
     def __init__(self, config: Config, simulator: SimulatorService) -> None:
-        self._url = f"http://{config.host}:{config.port}"
+        # Every interface is no address that a browser can go to.
+        everywhere = config.host.strip("0.:") == ""
+        self._url = (attrs.evolve(config, host="localhost") if everywhere else config).url
         self._users = simulator.scenario.users
         self._said = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from OpenSSL import SSL
 from treq.client import HTTPClient
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService, Service
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
@@ -78,6 +80,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         Throttle(config.login.max_failures, config.login.window),
         Tokens(config.token.lifetime, config.token.key),
         sessions,
+        serial=lambda: link.serial,
     )
     api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).app.resource()
     if not Path(config.html).is_dir():
@@ -88,6 +91,8 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
     daemon.setName("mxflex")
     link.setServiceParent(daemon)
     streams.setServiceParent(daemon)
+    if not config.tls.certificate:
+        _NoReload().setServiceParent(daemon)
     if config.https:
         _serve_https(config, reactor, root, daemon)
     else:
@@ -114,11 +119,13 @@ def _serve_https(
     else:
         certificates = _issuing(config, reactor, serving, responder)
     certificates.setServiceParent(daemon)
-    site = SecureSite(root, reactor, config.proxies, lambda: serving.real)
+    # HSTS binds the name on every port, so it is for the usual one alone; addresses know none.
+    binding = config.port == HTTPS_PORT and not _is_address(config.host)
+    site = SecureSite(root, reactor, config.proxies, lambda: binding and serving.real)
     secure = TLSMemoryBIOFactory(serving, False, site, clock=reactor)
     for description in main_endpoints(config):
         _Listener(reactor, description, secure).setServiceParent(daemon)
-    plain = MXFlexSite(PlainRoot(config.host, config.port, responder.answer), reactor, ())
+    plain = MXFlexSite(PlainRoot(config.url, responder.answer), reactor, ())
     for description in plain_endpoints(config):
         _Listener(reactor, description, plain).setServiceParent(daemon)
 
@@ -207,13 +214,17 @@ def _endpoints(host: str, port: int) -> Iterator[str]:
             yield f"tcp6:{port}:interface={quoteStringArgument('::1')}"
     elif ":" in host:
         yield f"tcp6:{port}:interface={quoteStringArgument(host)}"
-    elif host.replace(".", "").isdigit():
+    elif isIPAddress(host):
         yield f"tcp:{port}:interface={host}"
     elif _has_ipv6():
         # Linux lets IPv4 clients in here, too.
         yield f"tcp6:{port}:interface={quoteStringArgument('::')}"
     else:
         yield f"tcp:{port}"
+
+
+def _is_address(host: str) -> bool:
+    return isIPAddress(host) or isIPv6Address(host)
 
 
 def _has_ipv6() -> bool:
@@ -232,6 +243,21 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6") and "backlog=" not in description:
         return f"{description}:backlog={BACKLOG}"
     return description
+
+
+class _NoReload(Service):
+    """Outlives SIGHUP, which ends a process that does not expect it.
+
+    Where there are certificate files, `mxflex.certs.files` reads them again instead.
+    """
+
+    def startService(self) -> None:
+        Service.startService(self)
+        self._previous = signal.signal(signal.SIGHUP, lambda *_: None)
+
+    def stopService(self) -> None:
+        Service.stopService(self)
+        signal.signal(signal.SIGHUP, self._previous)
 
 
 class _Listener(StreamServerEndpointService):

@@ -56,21 +56,21 @@ class ServingCertificate:
 def _load(objects: PEMObjects) -> tuple[x509.Certificate, SSL.Context]:
     certificate = check_pair(objects)
     key = next(each for each in objects if isinstance(each, pem.PrivateKey))
-    leaf, *chain = [
-        crypto.X509.from_cryptography(x509.load_pem_x509_certificate(each.as_bytes()))
-        for each in objects
-        if isinstance(each, pem.Certificate)
-    ]
-    options = CertificateOptions(
-        privateKey=crypto.load_privatekey(crypto.FILETYPE_PEM, key.as_bytes()),
-        certificate=leaf,
-        extraCertChain=chain,
-        raiseMinimumTo=TLSVersion.TLSv1_2,
-        acceptableProtocols=ALPN,
-    )
     try:
+        leaf, *chain = [
+            crypto.X509.from_cryptography(x509.load_pem_x509_certificate(each.as_bytes()))
+            for each in objects
+            if isinstance(each, pem.Certificate)
+        ]
+        options = CertificateOptions(
+            privateKey=crypto.load_privatekey(crypto.FILETYPE_PEM, key.as_bytes()),
+            certificate=leaf,
+            extraCertChain=chain,
+            raiseMinimumTo=TLSVersion.TLSv1_2,
+            acceptableProtocols=ALPN,
+        )
         return certificate, options.getContext()
-    except SSL.Error as error:
+    except (SSL.Error, crypto.Error, x509.InvalidVersion) as error:
         raise ValueError("OpenSSL does not take the certificate") from error
 
 

@@ -38,7 +38,7 @@ def write_secret(path: Path, content: bytes) -> None:
         OSError: The folder cannot be written to.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
+    _close_to_others(path.parent)
     # mkstemp gives mode 0600 from the first moment.
     handle, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
@@ -57,6 +57,15 @@ def write_secret(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def _close_to_others(folder: Path) -> None:
+    """Let nobody else look into the folder, unless others have their files there too."""
+    kinds = (".pem", ".key", ".damaged")
+    if all(each.suffix in kinds or each.name.startswith(".new-") for each in folder.iterdir()):
+        folder.chmod(0o700)
+    else:
+        log.warn("{folder} holds files of others; acme.storage should be our own", folder=folder)
+
+
 def _read_secret(path: Path) -> bytes | None:
     """Read a file of ours; None when there is none. From then on only we may read it.
 
@@ -66,7 +75,7 @@ def _read_secret(path: Path) -> bytes | None:
     if not path.exists():
         return None
     # Older files, and those that an administrator has copied, may be open to more.
-    path.parent.chmod(0o700)
+    _close_to_others(path.parent)
     path.chmod(0o600)
     return path.read_bytes()
 
@@ -95,8 +104,12 @@ def check_pair(objects: PEMObjects) -> x509.Certificate:
         raise ValueError("the private key is protected by a password") from error
     except UnsupportedAlgorithm as error:
         raise ValueError("the private key is of an unknown kind") from error
-    certificate = x509.load_pem_x509_certificate(certificates[0].as_bytes())
-    if key.public_key() != certificate.public_key():
+    try:
+        certificate = x509.load_pem_x509_certificate(certificates[0].as_bytes())
+        belongs = key.public_key() == certificate.public_key()
+    except (UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ValueError(f"the certificate is not understood: {error}") from error
+    if not belongs:
         raise ValueError("the private key does not belong to the certificate")
     return certificate
 
@@ -108,7 +121,8 @@ def is_for(certificate: x509.Certificate, name: str) -> bool:
     except (x509.ExtensionNotFound, ValueError):
         return False
     names = {each.lower() for each in extension.value.get_values_for_type(x509.DNSName)}
-    return name in names or "*." + name.partition(".")[2] in names
+    addresses = {str(each) for each in extension.value.get_values_for_type(x509.IPAddress)}
+    return name in names | addresses or "*." + name.partition(".")[2] in names
 
 
 @implementer(ICertificateStore)

@@ -3,7 +3,7 @@
 The life of the link is a straight line that starts over (docs/architecture.md says why this is a
 coroutine and no state machine):
 
-    connecting -> authenticating -> restoring -> ready -> (lost) -> waiting -> connecting ...
+    connecting (and logging in) -> restoring -> ready -> (lost) -> waiting -> connecting ...
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class ServerLink(Service):
         self._unknown_names: set[str] = set()
         self._waits = _Waits()
         self.state = LinkState.STOPPED
+        #: Serial number of the MX, as of the latest login; "" before the first.
+        self.serial = ""
         self.monitors = Monitors(self._call_event)
         self.address_book = AddressBook()
 
@@ -231,6 +233,7 @@ class ServerLink(Service):
         protocol, answer = await self._dialer.log_in(request, self._event)
         began = self._clock.seconds()
         self._waits.refused.reset()
+        self.serial = answer.serial
         chores: list[Deferred[None]] = []
         try:
             self._protocol = protocol

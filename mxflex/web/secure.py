@@ -15,7 +15,6 @@ from mxflex.web.site import MXFlexSite, Request
 # Browsers shall come by HTTPS alone for a year, in seconds (RFC 6797).
 HSTS = b"max-age=31536000"
 CHALLENGE = [b".well-known", b"acme-challenge"]
-HTTPS_PORT = 443
 
 
 class SecureSite(MXFlexSite):
@@ -57,17 +56,15 @@ class PlainRoot(Resource):
     """Port 80: answers the CA's challenges, and sends everybody else to HTTPS.
 
     Args:
-        host: The configured host, which alone is where people are sent.
-        port: The port of HTTPS.
+        url: The configured address, which alone is where people are sent.
         answer: Gives the answer to a challenge by its token; None for an unknown one.
     """
 
     isLeaf = True
 
-    def __init__(self, host: str, port: int, answer: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, url: str, answer: Callable[[bytes], bytes | None]) -> None:
         super().__init__()
-        suffix = "" if port == HTTPS_PORT else f":{port}"
-        self._base = f"https://{host}{suffix}".encode("ascii")
+        self._url = url.encode("ascii")
         self._answer = answer
 
     def render(self, request: Request) -> bytes:
@@ -81,6 +78,6 @@ class PlainRoot(Resource):
             return answer
         target = request.uri if request.uri.startswith(b"/") else b"/"
         request.setResponseCode(308)
-        request.setHeader(b"location", self._base + target)
+        request.setHeader(b"location", self._url + target)
         request.setHeader(b"content-length", b"0")
         return b""

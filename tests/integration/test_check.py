@@ -130,7 +130,7 @@ async def test_public_name(capsys, tmp_path, mx, page):
         f"ok   port tcp:{other}:interface=127.0.0.1: free",
     ]
     assert lines[5].startswith("FAIL name pbx.example.invalid: does not resolve to an address")
-    assert lines[6] == "ok   folder DIR/certs: can be written to"
+    assert lines[6] == "ok   folder DIR/certs: does not exist yet, and can be made"
     assert lines[7] == "ok   certificate: none yet; the first start will ask for one"
     assert lines[8].startswith("FAIL ACME server: the CA cannot be reached: Connection was refused")
 

@@ -257,7 +257,7 @@ def test_account_key_has_no_place(tmp_path):
         (["*.example.test"], "a.b.example.test", False),
         (["*.example.test"], "example.test", False),
         (["example.test"], NAME, False),
-        (["192.0.2.1"], "192.0.2.1", False),
+        (["192.0.2.1"], "192.0.2.1", True),
         ([], NAME, False),
     ],
 )
