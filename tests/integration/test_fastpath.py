@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from mxflex.web.fastpath import Chunks, SocketWriter, writer_for
 from mxflex.web.site import MXFlexSite
+from tests.integration.victims import streams_of
 
 HEAD = b"GET / HTTP/%s\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 WRITES = 100
@@ -216,3 +217,20 @@ def test_one_chunk_for_all():
     assert chunks.of(data) is chunks.of(data)
     assert chunks.of(data) == b"a\r\nevent: e\n\n\r\n"
     assert chunks.of(b"other") == b"5\r\nother\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reset_behind_more_requests(daemon):
+    """A client that is reset while its further requests wait unread leaves no stream behind.
+
+    Twisted does not read on then, so only sending shows that the client has gone.
+    """
+    running = await daemon(events={"heartbeat": 0.2})
+    token = await running.log_in()
+    connection = await running.connect()
+    head = f"GET /api/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+    connection.send(head.encode() + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1200)
+    streams = streams_of(running)
+    await running.when(lambda: streams.count == 1)
+    connection.abort()
+    await running.when(lambda: streams.count == 0)
