@@ -151,6 +151,7 @@ class Stream(H2Stream):
         queue: What waits to be sent; Twisted's sentinel stands for the end.
         queued: Its bytes.
         refusal: An answer given before the stream was known to its connection.
+        complete: Whether the whole request has come.
     """
 
     _conn: Connection
@@ -164,6 +165,7 @@ class Stream(H2Stream):
         self.queue: deque[Any] = deque()
         self.queued = 0
         self.refusal: tuple[bytes, bytes] | None = None
+        self.complete = False
         self._received = 0
         super().__init__(*args)
 
@@ -189,6 +191,11 @@ class Stream(H2Stream):
             self._conn.abortRequest(self.streamID, ErrorCodes.NO_ERROR)
         elif self._received > MAX_DRAINED_BYTES and self.refusal is None:
             self.refuse(b"413 Content Too Large", b"the body is too large")
+
+    def requestComplete(self) -> None:
+        """Begin to answer."""
+        self.complete = True
+        super().requestComplete()
 
     def connectionLost(self, reason: Failure) -> None:
         """Stop the producer, which Twisted lets run on into nothing, and tell the request."""
@@ -222,9 +229,10 @@ class Stream(H2Stream):
 class Connection(H2Connection):
     """One HTTP/2 connection.
 
-    A client is given up when nothing is sent to it, and no request comes from it, for the site's
-    idle time: whatever else it sends does not count, and nothing counts while it does not read. A
-    single stream whose window stays shut for so long is reset, as others may be read meanwhile.
+    A client is given up when it neither reads nor asks for anything for the site's idle time:
+    whatever else it sends does not count, and nothing counts while TCP is not read; that an answer
+    takes long is not its fault. A single stream whose window stays shut for so long is reset, as
+    others may be read meanwhile.
     """
 
     transport: Any
@@ -419,7 +427,12 @@ class Connection(H2Connection):
 
     def timeoutConnection(self) -> None:
         """Give up a client that has been idle, or has not read, for too long."""
-        self._give_up(ErrorCodes.PROTOCOL_ERROR if self.streams else ErrorCodes.NO_ERROR)
+        answering = any(stream.complete and not stream.queue for stream in self.streams.values())
+        if answering and not self.blocked:
+            # It has read everything. It is we who are silent: an MX may take its time.
+            self.setTimeout(self.timeOut)
+        else:
+            self._give_up(ErrorCodes.PROTOCOL_ERROR if self.streams else ErrorCodes.NO_ERROR)
 
     def _give_up(self, code: ErrorCodes) -> None:
         if not self._stillProducing:

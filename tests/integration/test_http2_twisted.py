@@ -7,22 +7,32 @@ go. Everything is in memory, turn by turn of a clock of the test's own.
 from __future__ import annotations
 
 from importlib.metadata import requires
+from secrets import token_hex
 
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection as Core
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+)
 from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web._http2 import H2Connection
+from twisted.web.http_headers import InvalidHeaderName
 from zope.interface import implementer
 
-from mxflex.web.http2 import FRAMES_PER_TURN, MAX_QUEUED_BYTES, Connection
+from mxflex.web.http2 import FRAMES_PER_TURN, MAX_CONTROL_BYTES, MAX_QUEUED_BYTES, Connection
 
 IDLE = 60
 REQUEST = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "mxflex.test")]
@@ -322,6 +332,53 @@ def test_a_request_taken_back_in_the_same_segment(connection):
     assert pair.body == (10 if connection is Connection else 0)
 
 
+def test_a_request_may_reset_others_when_it_is_lost():
+    """Whoever hears that the connection is lost may abort other streams of it."""
+    pair = Pair(Connection, wait)
+    pair.ask(3)
+    first, second, third = pair.requests
+    said = []
+    second.notifyFinish().addErrback(said.append)
+    third.notifyFinish().addErrback(said.append)
+    channel = second.channel
+    first.notifyFinish().addErrback(lambda _: channel.abortConnection())
+    pair.server.connectionLost(Failure(ConnectionLost()))
+    assert len(said) == 2
+    assert not pair.server.streams
+
+
+# --- 3. Silence -----------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_silent_answer(connection):
+    """Twisted cuts a client whose answer takes longer than the idle time; we go on."""
+    pair = Pair(connection, wait)
+    pair.ask()
+    for _ in range(5):
+        pair.clock.advance(IDLE)
+    assert pair.transport.disconnecting == (connection is H2Connection)
+    if connection is Connection:
+        pair.requests[0].write(b"at last")
+        pair.requests[0].finish()
+        pair.run()
+        assert pair.body == len(b"at last")
+        pair.clock.advance(IDLE)
+        assert pair.transport.disconnecting
+
+
+@pytest.mark.parametrize("connection", [Connection])
+def test_a_request_that_does_not_end_is_no_answer(connection):
+    """A client that begins requests and does not go on is cut after the idle time."""
+    pair = Pair(connection, wait)
+    for _ in range(3):
+        stream_id = pair.client.get_next_available_stream_id()
+        pair.client.send_headers(stream_id, [(":method", "POST"), *REQUEST[1:]])
+    pair.talk()
+    pair.clock.advance(IDLE)
+    assert pair.transport.disconnecting
+
+
 # --- 4. Readers that stop -------------------------------------------------------------------------
 
 
@@ -347,6 +404,50 @@ def test_a_wide_window_is_no_reason_to_queue(connection):
     pair.transport.producer.resumeProducing()
     pair.requests[0].write(b"x" * MAX_QUEUED_BYTES)
     assert producer.paused == (connection is Connection)
+
+
+@BOTH
+def test_a_client_that_sends_but_does_not_read(connection):
+    """To Twisted, a body that goes on is a sign of life; we cut who leaves TCP unread."""
+    pair = Pair(connection, wait)
+    pair.run()
+    stream_id = pair.client.get_next_available_stream_id()
+    pair.client.send_headers(stream_id, [(":method", "POST"), *REQUEST[1:]])
+    pair.transport.producer.pauseProducing()
+    for _ in range(IDLE):
+        pair.client.send_data(stream_id, b"x")
+        pair.server.dataReceived(pair.client.data_to_send())
+        pair.clock.advance(1)
+    assert pair.transport.disconnecting == (connection is Connection)
+
+
+@BOTH
+def test_headers_wait_for_a_blocked_transport(connection):
+    """Twisted aborts a client when many headers wait; we keep those of all its streams."""
+
+    def process(request):
+        request.setHeader("x-random", token_hex(200))
+        request.write(b"")
+
+    pair = Pair(connection, process)
+    pair.transport.producer.pauseProducing()
+    pair.ask(99)
+    assert pair.transport.connected == (connection is Connection)
+
+
+@BOTH
+def test_control_frames_do_not_pile_up(connection):
+    """A client that asks for many small answers and reads none is aborted."""
+    pair = Pair(connection, wait)
+    pair.transport.producer.pauseProducing()
+    for _ in range(MAX_CONTROL_BYTES // 17 + 1):
+        pair.client.ping(b"12345678")
+    # Slowly, so that no other bound is met before.
+    for _ in range(MAX_CONTROL_BYTES // 17 + 1):
+        if pair.transport.connected:
+            pair.server.dataReceived(pair.client.data_to_send(17))
+            pair.clock.rightNow += 0.01
+    assert not pair.transport.connected
 
 
 # --- 5. Large writes ------------------------------------------------------------------------------
@@ -480,6 +581,26 @@ def test_a_request_has_no_transport(connection):
     assert pair.requests[0].transport is None
 
 
+@BOTH
+def test_a_header_that_is_none(connection):
+    """With a core that lets odd names pass, Twisted loses the connection; we refuse the request."""
+    pair = Pair(connection, wait)
+    pair.server.conn.config.validate_inbound_headers = False
+    pair.client.config.validate_outbound_headers = False
+    stream_id = pair.client.get_next_available_stream_id()
+    pair.client.send_headers(stream_id, [*REQUEST, ("x y", "1")], end_stream=True)
+    if connection is H2Connection:
+        with pytest.raises(InvalidHeaderName):
+            pair.talk()
+        return
+    pair.talk()
+    pair.talk()
+    (response,) = pair.received(ResponseReceived)
+    assert dict(response.headers)[b":status"] == b"400"
+    assert not pair.requests
+    assert not pair.server.streams
+
+
 # --- The end of a connection ----------------------------------------------------------------------
 
 
@@ -487,8 +608,9 @@ def test_a_request_has_no_transport(connection):
 @BOTH
 def test_a_connection_that_is_over_is_closed(connection, ending):
     """Twisted leaves its producer with TLS, which waits for it to end; we take it away."""
-    pair = Pair(connection, wait)
+    pair = Pair(connection, answer(0))
     pair.ask()
+    pair.run()
     if ending == "goodbye":
         pair.client.close_connection()
         pair.server.dataReceived(pair.client.data_to_send())
