@@ -367,14 +367,22 @@ def test_a_silent_answer(connection):
         assert pair.transport.disconnecting
 
 
-@pytest.mark.parametrize("connection", [Connection])
-def test_a_request_that_does_not_end_is_no_answer(connection):
+def test_a_request_that_does_not_end_is_no_answer():
     """A client that begins requests and does not go on is cut after the idle time."""
-    pair = Pair(connection, wait)
+    pair = Pair(Connection, wait)
     for _ in range(3):
         stream_id = pair.client.get_next_available_stream_id()
         pair.client.send_headers(stream_id, [(":method", "POST"), *REQUEST[1:]])
     pair.talk()
+    pair.clock.advance(IDLE)
+    assert pair.transport.disconnecting
+
+
+def test_a_silent_answer_to_who_does_not_read():
+    """That an answer takes long is no excuse for a client that leaves TCP unread."""
+    pair = Pair(Connection, wait)
+    pair.ask()
+    pair.transport.producer.pauseProducing()
     pair.clock.advance(IDLE)
     assert pair.transport.disconnecting
 
