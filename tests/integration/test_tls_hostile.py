@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -112,9 +115,14 @@ async def start(daemon, port, tmp_path):
     )
 
 
+def lines_with(running, words):
+    """Give the lines of the log that have these words."""
+    return [line for line in running.log.lines if words in line]
+
+
 def troubles(running):
     """Give the lines that say why there is no certificate."""
-    return [line for line in running.log.lines if f"no certificate of {HOST} yet: " in line]
+    return lines_with(running, f"no certificate of {HOST} yet: ")
 
 
 async def recover(running, port, certificate=None):
@@ -172,9 +180,50 @@ async def test_hostile_server(daemon, port, tmp_path, served, words):
         assert words in line
         assert line.rstrip("\n").endswith(" seconds")
         assert len(line) < 700
-    # Each attempt leaves nothing open; the daemon's own connections are not here.
     assert running.link.up
     await recover(running, port)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"",
+        HEAD + b"Content-Length: 100\r\n\r\n{",
+        HEAD + b"\r\n" + b" " * 10**6,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10**6,
+    ],
+    ids=["silence", "half", "endless", "header"],
+)
+@pytest_twisted.ensureDeferred
+async def test_nothing_stays_open(daemon, port, tmp_path, greeting):
+    """An attempt that has failed leaves no connection behind, however little the server does."""
+    await port.hostile(greeting)
+    running = await start(daemon, port, tmp_path)
+    await running.when(lambda: len(troubles(running)) >= 2)
+    await running.stop_service()
+    await running.when(lambda: not port.connections)
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_connection_comes_about(daemon, port, tmp_path, monkeypatch):
+    """A server that is too busy to accept is given up, and a stop does not wait for it."""
+    with contextlib.ExitStack() as open_sockets:
+        full = open_sockets.enter_context(socket.socket())
+        full.bind((LOOPBACK, port.number))
+        full.listen(0)
+        for _ in range(4):
+            waiting = open_sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((LOOPBACK, port.number))
+        running = await start(daemon, port, tmp_path)
+        await running.when(lambda: troubles(running))
+        assert "yet: the CA does not answer; next try in " in troubles(running)[0]
+        monkeypatch.setattr(acme, "REQUEST_SECONDS", 30)
+        count = len(lines_with(running, "asking for"))
+        await running.when(lambda: len(lines_with(running, "asking for")) > count)
+        told = len(troubles(running))
+        await running.stop_service()
+        assert len(troubles(running)) == told
 
 
 @pytest_twisted.ensureDeferred

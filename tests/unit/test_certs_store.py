@@ -81,6 +81,14 @@ def test_secrets_are_private_from_the_start(folder, monkeypatch):
     assert (folder / "secret").read_bytes() == b"content"
 
 
+def test_wide_folder_is_closed(folder):
+    """A folder that others could look into is closed before a secret is written there."""
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    write_secret(folder / "secret", b"content")
+    assert mode(folder) == 0o700
+
+
 def test_wide_file_is_replaced_by_a_private_one(folder):
     """What was there before with wider permissions is replaced, not filled."""
     folder.mkdir(parents=True)
