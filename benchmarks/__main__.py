@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mxflex
 from benchmarks import tables
 from benchmarks.api import measure_api
 from benchmarks.encoding import measure_encoding
@@ -51,10 +52,35 @@ def describe_machine(plan: Plan) -> dict[str, Any]:
         "processor": model,
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "commit": _commit(),
         "versions": {name: version(name) for name in ("mxflex", "Twisted", "klein", "orjson")},
         # Others on the machine make every figure worse, and the ratios less sure.
         "load_before": os.getloadavg()[0],
     }
+
+
+def _commit() -> str:
+    """Give the commit of the MXFlex that is measured, marked where files differ from it."""
+    git = ["git", "-C", str(Path(mxflex.__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return run(git, Path.cwd()).strip()
+    except BenchmarkError:
+        # Installed from an archive.
+        return ""
+
+
+def assert_same_mxflex(folder: Path) -> None:
+    """Make sure that `twistd` runs the MXFlex that this package uses and names in the results.
+
+    Started from a checkout, Python takes the modules from there; `twistd` takes the installed ones.
+
+    Raises:
+        BenchmarkError: It would run another one.
+    """
+    code = "import mxflex; print(mxflex.__file__)"
+    installed = run([sys.executable, "-P", "-c", code], folder).strip()
+    if not Path(installed).samefile(mxflex.__file__):
+        raise BenchmarkError(f"installed is {installed}, but this is {mxflex.__file__}")
 
 
 def rounds_of(stage: Stage, with_nchan: bool) -> Iterator[tuple[int, str, Start]]:
@@ -133,6 +159,7 @@ def main() -> int:
 
 def _measure(plan: Plan, output: Path) -> Results:
     results = Results(machine=describe_machine(plan))
+    assert_same_mxflex(output)
     run(["make", "--silent"], NATIVE)
     check(output)
     with_nchan = has_nchan()

@@ -79,7 +79,9 @@ class _Trial:
         """Give the streams a load, and see how it went."""
         self._readers.mark()
         server, source = self._stand.server, self._stand.source
-        began, before, source_before = time.monotonic(), server.cpu_seconds(), source.cpu_seconds()
+        before, waited_before = server.cpu_seconds(), server.waited_seconds()
+        source_before = source.cpu_seconds()
+        began = time.monotonic()
         first = self._sent
         if load.rate is None:
             self._flat_out(load.seconds)
@@ -87,9 +89,9 @@ class _Trial:
             self._stand.pace(load.rate, load.burst, load.count)
             self._sent += load.count
             self._readers.when_passed(self._sent, max(PATIENCE, 2 * STEP / load.rate))
-        spent = server.cpu_seconds() - before
-        source_spent = source.cpu_seconds() - source_before
         elapsed = time.monotonic() - began
+        spent, waited = server.cpu_seconds() - before, server.waited_seconds() - waited_before
+        source_spent = source.cpu_seconds() - source_before
         told = self._readers.report()
         expected = (self._sent - first) * self._readers.streams
         if told["messages"] != expected:
@@ -97,9 +99,10 @@ class _Trial:
         return Sample(
             cpu_us=spent / expected * 1e6,
             messages=expected,
-            messages_per_second=expected / max(told["span"], 1e-9),
+            messages_per_second=expected / elapsed,
             latency_ms={name: told["latency_ms"][name] for name in PERCENTILES},
             server_share=spent / elapsed,
+            waited_share=waited / elapsed,
             readers_share=told["cpu_seconds"] / told["seconds"],
             source_share=source_spent / elapsed,
             faults={name: told[name] for name in _FAULTS if told[name]},

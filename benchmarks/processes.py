@@ -100,16 +100,24 @@ class Program:
         return self._process.poll() is None
 
     def cpu_seconds(self) -> float:
-        """Give the processor time that it and its children have used, by the scheduler's count.
+        """Give the processor time that it and its children have used, by the scheduler's count."""
+        return self._scheduled(0)
+
+    def waited_seconds(self) -> float:
+        """Give for how long they could have run, and had to wait for a processor."""
+        return self._scheduled(1)
+
+    def _scheduled(self, column: int) -> float:
+        """Add up a column of the scheduler's count.
 
         Source: Documentation/scheduler/sched-stats.rst of Linux, "/proc/<pid>/schedstat":
-        nanoseconds on a processor come first.
+        nanoseconds on a processor, nanoseconds of waiting for one.
         """
-        spent = 0
+        total = 0
         for pid in self._family():
             for task in Path(f"/proc/{pid}/task").iterdir():
-                spent += int((task / "schedstat").read_text().split()[0])
-        return spent / 1e9
+                total += int((task / "schedstat").read_text().split()[column])
+        return total / 1e9
 
     def resident_bytes(self) -> int:
         """Give the memory that it and its children hold, shared parts counted once in each."""
@@ -149,17 +157,18 @@ class Program:
                 continue
 
 
-def run(command: Sequence[str | Path], folder: Path) -> None:
-    """Run a program to its end.
+def run(command: Sequence[str | Path], folder: Path) -> str:
+    """Run a program to its end, and give what it wrote to standard output.
 
     Raises:
         BenchmarkError: It is not there, or failed; with what it said.
     """
     try:
-        subprocess.run(  # noqa: S603 - commands are written in this package
+        done = subprocess.run(  # noqa: S603 - commands are written in this package
             [str(word) for word in command], cwd=folder, check=True, capture_output=True, text=True
         )
     except FileNotFoundError as error:
         raise BenchmarkError(f"{command[0]} is missing") from error
     except subprocess.CalledProcessError as error:
         raise BenchmarkError(f"{command[0]} failed:\n{error.stderr}") from error
+    return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -19,9 +20,13 @@ class Sample:
     Attributes:
         cpu_us: Processor time of the server, microseconds for each message that reached a reader.
         messages: Events times streams.
-        messages_per_second: From the first one to the last one.
+        messages_per_second: From the first one that was sent to the last one that was read. Not
+            from the first one that was read: a server that holds everything back until it has
+            worked through it all would have done that work in no time.
         latency_ms: From the source's stamp to the reader, by percentile.
         server_share: Part of one processor that the server used.
+        waited_share: For what part of the time the server could have run, and was kept from it by
+            whatever else runs on the machine. Latencies are the machine's where it is not small.
         readers_share: Part of one processor that the readers used.
         source_share: Part of one processor that the source of the events used.
         faults: What was wrong: missing, backward, strange or lost; nothing when empty.
@@ -32,6 +37,7 @@ class Sample:
     messages_per_second: float
     latency_ms: dict[str, float]
     server_share: float
+    waited_share: float
     readers_share: float
     source_share: float
     faults: dict[str, int]
@@ -106,6 +112,15 @@ class Results:
     def held_bytes(self, held: Held, peer: str) -> float | None:
         """Give the median bytes of an idle stream."""
         return _median(self.memory.get(held, {}).get(peer, []))
+
+    def ratios(
+        self, case: Case, peer: str, other: str, figure: Callable[[Sample], float]
+    ) -> list[float]:
+        """Give the ratio of a figure of two peers, round by round."""
+        return [
+            figure(own) / figure(its)
+            for own, its in zip(self._of(case, peer), self._of(case, other), strict=False)
+        ]
 
     def faults(self) -> list[str]:
         """Give everything that went wrong with an event."""

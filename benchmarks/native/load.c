@@ -113,7 +113,7 @@ static struct {
 enum { BITS = 6, BUCKETS = (64 - BITS + 1) << BITS };
 
 static struct {
-    uint64_t since, first, last;
+    uint64_t since;
     uint64_t messages, bytes, missing, backward, strange;
     uint64_t latency_sum, latency_least, latency_most;
     uint64_t latency[BUCKETS];
@@ -191,8 +191,7 @@ static void opened(struct stream *stream) {
 }
 
 static void arrived(struct stream *stream, uint64_t sequence, uint64_t stamp) {
-    if (figures.messages++ == 0) figures.first = now;
-    figures.last = now;
+    figures.messages++;
     /* A stamp of the future is shown as no latency at all, which nobody will believe. */
     uint64_t latency = now > stamp ? now - stamp : 0;
     figures.latency[bucket_of(latency)]++;
@@ -647,11 +646,11 @@ static void report(void) {
     }
     double mean = figures.messages ? (double)figures.latency_sum / (double)figures.messages / 1e6 : 0;
     double least = figures.messages ? (double)figures.latency_least / 1e6 : 0;
-    printf("{\"event\": \"report\", \"streams\": %u, \"open\": %u, \"lost\": %u, \"seconds\": %.6f, \"span\": %.6f, "
+    printf("{\"event\": \"report\", \"streams\": %u, \"open\": %u, \"lost\": %u, \"seconds\": %.6f, "
            "\"messages\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"missing\": %" PRIu64 ", \"backward\": %" PRIu64
            ", \"strange\": %" PRIu64 ", \"slowest\": %" PRIu64 ", \"fastest\": %" PRIu64 ", \"cpu_seconds\": %.6f, ",
            wanted.streams, open_streams, lost_streams, (double)(monotonic() - figures.since) / 1e9,
-           (double)(figures.last - figures.first) / 1e9, figures.messages, figures.bytes, figures.missing,
+           figures.messages, figures.bytes, figures.missing,
            figures.backward, figures.strange, slowest, fastest, own_cpu_seconds() - figures.cpu_since);
     printf("\"latency_ms\": {\"least\": %.4f, \"mean\": %.4f, \"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f, \"p99.9\": %.4f, "
            "\"most\": %.4f}}\n",
