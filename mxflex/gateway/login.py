@@ -74,20 +74,22 @@ class Logins:
                 be monitored.
             LocalProtocolError: Login or password cannot be sent to an MX.
         """
-        async with self._throttle.turn(login, address, self._clock):
-            try:
-                account = await self._check.verify(login, password)
-            except LoginRefused as error:
-                self._throttle.failed(login, address, self._clock())
-                log.info(
-                    "login of {login!r} from {address} refused, code {code}: {error}",
-                    login=login,
-                    address=address,
-                    code=error.code,
-                    error=error,
-                )
-                raise
-            self._throttle.succeeded(login)
+        # Once before it takes a place in the queue, and once when its turn has come: those before
+        # it may have failed meanwhile.
+        self._throttle.check(login, address, self._clock())
+        attempt = self._throttle.attempt(login, address, self._clock)
+        try:
+            account = await self._check.verify(login, password, attempt)
+        except LoginRefused as error:
+            log.info(
+                "login of {login!r} from {address} refused, code {code}: {error}",
+                login=login,
+                address=address,
+                code=error.code,
+                error=error,
+            )
+            raise
+        self._throttle.succeeded(login)
         if not account.ext:
             raise Forbidden("this account has no extension")
         token, identity = self._tokens.issue(

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
-from mxflex.errors import TooManyRequests
-from mxflex.mx.places import Places
+from mxflex.errors import LoginRefused, TooManyRequests
 
 # Names and addresses that are remembered at the most: what an attacker sends must not fill the
 # memory. When it is full the one that failed longest ago goes.
 MAX_KEYS = 20_000
-# Logins of one name, or from one address, that may wait for those before them.
-MAX_WAITING = 1_000
 
 # Whether it is a login or an address, and which.
 _Key = tuple[str, bytes]
@@ -38,8 +34,6 @@ class Throttle:
         self._window = window
         # Ordered by the latest failure, the oldest first; only failures within the window count.
         self._failures: dict[_Key, deque[float]] = {}
-        # Those who may try at this moment, and those who wait for them.
-        self._turns: dict[_Key, Places] = {}
         self._latest = 0.0
         self._set_back = 0.0
 
@@ -70,35 +64,21 @@ class Throttle:
         """
         self._failures.pop(_login_key(login), None)
 
-    @asynccontextmanager
-    async def turn(self, login: str, address: str, now: Callable[[], float]) -> AsyncIterator[None]:
-        """Wait for one's turn to try: `async with throttle.turn(...)`; failures are told inside it.
+    @contextmanager
+    def attempt(self, login: str, address: str, now: Callable[[], float]) -> Iterator[None]:
+        """Let a login try; a `LoginRefused` from within is counted.
 
-        No more may try at once than may still fail, or many at once could all slip through before
-        the first failure is known.
+        Attempts that are under way when the last permitted one fails are not called back.
 
         Raises:
-            TooManyRequests: Too many have failed, now or by the time one's turn comes.
-            MXBusy: Too many wait already.
+            TooManyRequests: As `check`.
         """
         self.check(login, address, now())
-        async with AsyncExitStack() as stack:
-            for key in _keys(login, address):
-                places = self._turns.get(key)
-                if places is None:
-                    places = self._turns[key] = Places(partial(self._left, key), MAX_WAITING)
-                stack.callback(self._forget_turn, key)
-                await stack.enter_async_context(places)
-            self.check(login, address, now())
+        try:
             yield
-
-    def _left(self, key: _Key) -> int:
-        return self._max_failures - len(self._failures.get(key, ()))
-
-    def _forget_turn(self, key: _Key) -> None:
-        places = self._turns.get(key)
-        if places is not None and places.unused:
-            del self._turns[key]
+        except LoginRefused:
+            self.failed(login, address, now())
+            raise
 
     def _steady(self, now: float) -> float:
         """Give a time that never goes back: nobody is to wait until a wrong clock's time comes."""

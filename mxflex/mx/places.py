@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 
@@ -19,11 +18,11 @@ class Places:
     loop.
 
     Args:
-        capacity: How many places there are, or what tells it; never fewer than one.
+        capacity: How many places there are.
         max_waiting: How many may wait; None for any number.
     """
 
-    def __init__(self, capacity: int | Callable[[], int], max_waiting: int | None = None) -> None:
+    def __init__(self, capacity: int, max_waiting: int | None = None) -> None:
         self._capacity = capacity
         self._max_waiting = max_waiting
         self._waiting: deque[Deferred[None]] = deque()
@@ -35,10 +34,6 @@ class Places:
         """Whether nobody is in, and nobody waits."""
         return not self.taken and not self._waiting
 
-    def _is_free(self) -> bool:
-        capacity = self._capacity if isinstance(self._capacity, int) else self._capacity()
-        return self.taken < max(1, capacity)
-
     async def __aenter__(self) -> None:
         """Wait for a place.
 
@@ -46,7 +41,7 @@ class Places:
             MXBusy: As many wait already as may.
         """
         # Whoever waits already comes first, even if a place has become free in this moment.
-        if self._is_free() and not self._waiting:
+        if self.taken < self._capacity and not self._waiting:
             self.taken += 1
             return
         if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
@@ -62,7 +57,7 @@ class Places:
             return
         self._handing_on = True
         try:
-            while self._waiting and self._is_free():
+            while self._waiting and self.taken < self._capacity:
                 self.taken += 1
                 self._waiting.popleft().callback(None)
         finally:

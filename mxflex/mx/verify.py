@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import attrs
 
 from mxflex.errors import CommandRefused, LoginRefused
@@ -43,12 +45,16 @@ class LoginCheck:
         self._dialer = dialer
         self._places = Places(parallel, max_waiting=queue)
 
-    async def verify(self, login: str, password: str) -> Account:
+    async def verify(
+        self, login: str, password: str, attempt: AbstractContextManager[None]
+    ) -> Account:
         """Give the account of a login.
 
         Args:
             login: As the person typed it.
             password: As the person typed it.
+            attempt: Held while the MX is asked, from the moment the check has its place; it may
+                refuse, and sees how the check ended before anybody else has the place.
 
         Raises:
             LoginRefused: The MX said no; the text is its own.
@@ -58,7 +64,8 @@ class LoginCheck:
             LocalProtocolError: Login or password cannot be sent as XML, or are too long.
         """
         async with self._places:
-            return await self._ask(login, password)
+            with attempt:
+                return await self._ask(login, password)
 
     async def _ask(self, login: str, password: str) -> Account:
         request = LoginRequest(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -89,7 +91,10 @@ def test_hundreds_of_refused_logins(network):
         received.invoke_id, LoginFailed(code=1, text="no")
     )
     check = LoginCheck(MemoryDialer(network), parallel=4, queue=CROWD)
-    outcomes = [outcome_of(Deferred.fromCoroutine(check.verify("anna", "x"))) for _ in range(CROWD)]
+    outcomes = [
+        outcome_of(Deferred.fromCoroutine(check.verify("anna", "x", nullcontext())))
+        for _ in range(CROWD)
+    ]
     for _ in range(CROWD):
         run(network.clock, 1)
         if all(outcomes):

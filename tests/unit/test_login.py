@@ -41,11 +41,19 @@ class Check:
 
     def __init__(self):
         self.asked = []
+        self.waiting = []
+        # Whether a login has to wait for its place first.
+        self.full = False
 
-    async def verify(self, login, password):
-        answer = Deferred()
-        self.asked.append((login, password, answer))
-        return await answer
+    async def verify(self, login, password, attempt):
+        if self.full:
+            place = Deferred()
+            self.waiting.append(place)
+            await place
+        with attempt:
+            answer = Deferred()
+            self.asked.append((login, password, answer))
+            return await answer
 
     def answer(self, result=ME):
         self.asked.pop(0)[2].callback(result)
@@ -282,36 +290,25 @@ class TestThrottle:
         error_of(knocking)
         assert len(door.throttle._failures) == 1
 
-    def test_no_more_at_once_than_may_fail(self, door):
-        """Guesses sent side by side do not slip past the limit: exactly so many reach the MX."""
-        queue = [door.knock(address=f"192.0.2.{n}") for n in range(50)]
-        reached = 0
-        while door.check.asked:
-            reached += 1
-            door.check.refuse(LoginRefused("no"))
-        assert reached == 3
-        errors = [error_of(knocking) for knocking in queue]
-        assert sum(isinstance(error, LoginRefused) for error in errors) == 3
-        assert sum(isinstance(error, TooManyRequests) for error in errors) == 47
-        assert door.throttle._turns == {}
+    def test_those_who_wait_are_asked_again(self, door):
+        """Logins that queue while others fail are refused when their turn comes."""
+        door.check.full = True
+        queue = [door.knock(address=f"192.0.2.{n}") for n in range(5)]
+        door.check.full = False
+        for _ in range(3):
+            door.fail()
+        for place in door.check.waiting:
+            place.callback(None)
+        assert door.check.asked == []
+        assert all(isinstance(error_of(knocking), TooManyRequests) for knocking in queue)
 
-    def test_many_good_logins_at_once(self, door):
-        """Logins that are right all get their turn, however many come at once."""
-        queue = [door.knock() for _ in range(50)]
-        while door.check.asked:
-            door.check.answer()
-        assert all(result_of(knocking) for knocking in queue)
-        assert door.throttle._turns == {}
-
-    def test_who_leaves_while_waiting_is_forgotten(self, door):
-        """A client that goes away while it waits leaves its turn to the others."""
-        queue = [door.knock() for _ in range(5)]
-        queue[3].cancel()
-        assert isinstance(error_of(queue[3]), CancelledError)
-        while door.check.asked:
-            door.check.answer()
-        assert all(result_of(queue[n]) for n in (0, 1, 2, 4))
-        assert door.throttle._turns == {}
+    def test_takes_no_place_in_the_queue(self, door):
+        """A login that has failed too often does not wait in others' way only to be refused."""
+        for _ in range(3):
+            door.fail()
+        door.check.full = True
+        assert isinstance(error_of(door.knock()), TooManyRequests)
+        assert door.check.waiting == []
 
     def test_a_client_that_leaves(self, door):
         """A login whose client has gone opens nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
@@ -80,22 +79,6 @@ def test_no_waiting_at_all():
     assert Guest(places, 3, log).error is None
 
 
-def test_capacity_that_shrinks():
-    """Fewer places are handed on when there are fewer, but never none."""
-    room = [3]
-    places, log = Places(lambda: room[0]), []
-    guests = [Guest(places, n, log) for n in range(6)]
-    room[0] = 0
-    for guest in guests[:2]:
-        guest.leave.callback(None)
-    assert log == [0, 1, 2]
-    guests[2].leave.callback(None)
-    assert log == [0, 1, 2, 3]
-    for guest in guests[3:]:
-        guest.leave.callback(None)
-    assert places.unused
-
-
 @given(st.lists(st.tuples(st.sampled_from(["come", "leave", "fail", "cancel"]), st.integers(0, 9))))
 def test_nothing_is_lost(steps):
     """Whatever guests do, never more are in than places, and never is one free while any waits."""
@@ -119,12 +102,3 @@ def test_nothing_is_lost(steps):
             guest.done.cancel()
         assert guest.error is None or isinstance(guest.error, (CancelledError, ValueError))
     assert places.unused
-
-
-@pytest.mark.parametrize("capacity", [0, -5])
-def test_never_fewer_than_one(capacity):
-    """A capacity of nothing would let nobody in for ever; one gets in."""
-    log = []
-    guest = Guest(Places(lambda: capacity), 1, log)
-    assert log == [1]
-    guest.leave.callback(None)
