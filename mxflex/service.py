@@ -80,7 +80,6 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         Throttle(config.login.max_failures, config.login.window),
         Tokens(config.token.lifetime, config.token.key),
         sessions,
-        serial=lambda: link.serial,
     )
     api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).app.resource()
     if not Path(config.html).is_dir():

@@ -117,8 +117,6 @@ class ServerLink(Service):
         self._unknown_names: set[str] = set()
         self._waits = _Waits()
         self.state = LinkState.STOPPED
-        #: Serial number of the MX, as of the latest login; "" before the first.
-        self.serial = ""
         self.monitors = Monitors(self._call_event)
         self.address_book = AddressBook()
 
@@ -233,7 +231,6 @@ class ServerLink(Service):
         protocol, answer = await self._dialer.log_in(request, self._event)
         began = self._clock.seconds()
         self._waits.refused.reset()
-        self.serial = answer.serial
         chores: list[Deferred[None]] = []
         try:
             self._protocol = protocol
