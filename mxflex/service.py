@@ -69,7 +69,13 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
     clock = reactor.seconds
     dialer = make_dialer(config.mx, reactor)
     link = ServerLink(reactor, dialer, config.mx.login, config.mx.password)
-    hub = Hub(clock, encode_sse, encode_gap, config.events.history)
+    hub = Hub(
+        clock,
+        encode_sse,
+        encode_gap,
+        config.events.history,
+        later=lambda act: reactor.callLater(0, act),
+    )
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
     link.listen(Relay(clock, hub, calls, link.monitors, encode_call_event))
     sessions = Sessions(reactor, link.monitors, hub, calls)

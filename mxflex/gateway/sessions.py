@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from mxflex.errors import MXUnavailable, NotMonitored
 from mxflex.gateway.calls import Calls
-from mxflex.gateway.hub import Backlog, Hub, Listener
+from mxflex.gateway.hub import CALLS_ALONE, Backlog, Hub, Listener, Topic
 from mxflex.mx.monitors import Monitors
 
 log = Logger()
@@ -111,7 +111,13 @@ class Sessions:
         self._calls.forget(ext)
         await self._monitors.stop(ext)
 
-    def subscribe(self, ext: str, listener: Listener, last_event_id: int | None) -> Backlog:
+    def subscribe(
+        self,
+        ext: str,
+        listener: Listener,
+        last_event_id: int | None,
+        topics: frozenset[Topic] = CALLS_ALONE,
+    ) -> Backlog:
         """Open a stream; see `Hub.subscribe`.
 
         Raises:
@@ -119,7 +125,7 @@ class Sessions:
         """
         if ext not in self._sessions:
             raise NotMonitored("not monitored")
-        return self._hub.subscribe(ext, listener, last_event_id)
+        return self._hub.subscribe(ext, listener, last_event_id, topics)
 
     def unsubscribe(self, ext: str, listener: Listener) -> None:
         """Close a stream; the extension's end may have waited for it. Idempotent."""

@@ -14,9 +14,10 @@ from twisted.web.iweb import IRequest
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from mxflex.errors import NotAcceptable
+from mxflex.errors import BadRequest, NotAcceptable
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
+from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Logins
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_token
@@ -91,7 +92,7 @@ class Api:
         # An empty list excludes nothing.
         if accept and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
             raise NotAcceptable(f"this resource is {EVENT_STREAM} alone")
-        await self._streams.serve(request, identity.ext, _last_event_id(request))
+        await self._streams.serve(request, identity.ext, _topics(request), _last_event_id(request))
 
     @app.route("/contacts", methods=["GET"])
     def contacts(self, request: Request) -> bytes:
@@ -218,6 +219,21 @@ def _connection(
 
 def _destination(fields: Fields) -> str:
     return fields.required("destination", "destination phone required")
+
+
+def _topics(request: Request) -> frozenset[Topic]:
+    """Give what the stream is to be about; the calls alone unless the query says more.
+
+    Raises:
+        BadRequest: There is no such topic.
+    """
+    text = read_query(request).text("topics")
+    if text is None:
+        return CALLS_ALONE
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(Topic):
+        raise BadRequest(f"topics are {', '.join(Topic)}")
+    return frozenset(map(Topic, names))
 
 
 def _last_event_id(request: Request) -> int | None:

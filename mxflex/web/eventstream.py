@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.web.http import Request
 from zope.interface import implementer
 
-from mxflex.gateway.hub import Backlog
+from mxflex.gateway.hub import Backlog, Topic
 from mxflex.gateway.sessions import Sessions
 from mxflex.web.fastpath import Chunks, writer_for
 
@@ -182,19 +182,22 @@ class EventStreams(Service):
         """How many streams are open."""
         return sum(map(len, self._slots))
 
-    async def serve(self, request: Request, ext: str, last_event_id: int | None) -> None:
+    async def serve(
+        self, request: Request, ext: str, topics: frozenset[Topic], last_event_id: int | None
+    ) -> None:
         """Answer a request with the events of an extension, until either side ends it.
 
         Args:
             request: The request, not yet answered.
             ext: The extension.
+            topics: What the client wants to hear of.
             last_event_id: See `mxflex.gateway.hub.Hub.subscribe`.
 
         Raises:
             NotMonitored: The extension is not watched; nothing has been written.
         """
         stream = EventStream(request, self._max_unsent, self._chunks)
-        backlog = self._sessions.subscribe(ext, stream, last_event_id)
+        backlog = self._sessions.subscribe(ext, stream, last_event_id, topics)
         # The slot whose turn was last has its next turn in a whole interval.
         slot = self._slots[self._turn]
         slot[stream] = None

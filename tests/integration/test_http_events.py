@@ -7,6 +7,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from mxflex.simulator.server import SimulatedMX
+from mxflex.web.eventjson import timestamp
 from mxflex.wire.codec import CallAttachedData, ConnectionID
 from mxflex.wire.messages import ConnectionClearedEvent, DeliveredEvent, EstablishedEvent
 from tests.integration.daemons import EXT
@@ -346,7 +347,8 @@ async def test_an_id_that_is_no_longer_kept_begins_with_a_gap(daemon):
     events = await watcher.when_events(8)
     stream = await running.open_stream(token, **with_header(events[1].id))
     gap, *kept = await stream.when_events(4)
-    assert (gap.name, gap.json) == ("gap", {"reason": "expired"})
+    since = timestamp(events[1].id / 1_000_000)
+    assert (gap.name, gap.json) == ("gap", {"reason": "expired", "since": since})
     assert kept == events[5:]
     # The last one that went is still a good place to go on from.
     stream = await running.open_stream(token, **with_header(events[4].id))

@@ -6,27 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxflex.gateway.history import History, Missing, StreamEvent
+from mxflex.gateway.history import History, Ids, Missing, StreamEvent, replay
 
 NOW = 1_505_411_996.0
 FIRST = 1_505_411_996_000_000
+SECOND = 1_000_000
 # The largest whole number that JavaScript holds exactly.
 MAX_SAFE_INTEGER = 2**53 - 1
 
 steps = st.lists(st.floats(-10, 10) | st.just(0.0), max_size=40)
 
 
-def keep(history, now):
-    """Give the history one event that came at this time."""
-    event = StreamEvent(history.next_id(now), b"event %f" % now)
+def keep(history, event_id):
+    """Give the history one event with this id."""
+    event = StreamEvent(event_id, b"event %d" % event_id)
     history.append(event)
     return event
 
 
 def grown(size, count):
     """Give a history that has seen so many events, one in each second, and all of them."""
-    history = History(size, NOW)
-    return history, [keep(history, NOW + number) for number in range(1, count + 1)]
+    history = History(size, FIRST)
+    return history, [keep(history, FIRST + number * SECOND) for number in range(1, count + 1)]
+
+
+def after(event_id, *histories):
+    """Give the events that come after an id, or why something is lost."""
+    answer = replay(histories, event_id)
+    return answer.missing or answer.events
 
 
 class TestIds:
@@ -34,55 +41,38 @@ class TestIds:
 
     def test_are_microseconds(self):
         """An id is the time of its event in microseconds, which every client can hold exactly."""
-        history = History(4, NOW)
-        assert history.last_id == FIRST
-        assert keep(history, NOW + 0.25).id == FIRST + 250_000
-        assert history.last_id == FIRST + 250_000
-        assert keep(history, 4_000_000_000).id < MAX_SAFE_INTEGER
+        ids = Ids()
+        assert ids.next(NOW) == FIRST
+        assert ids.next(NOW + 0.25) == FIRST + 250_000
+        assert ids.next(4_000_000_000) < MAX_SAFE_INTEGER
 
     def test_grow_while_the_clock_stands(self):
         """Events of one moment have ids in their order."""
-        history = History(4, NOW)
-        assert [keep(history, NOW).id - FIRST for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+        ids = Ids()
+        assert [ids.next(NOW) - FIRST for _ in range(6)] == [0, 1, 2, 3, 4, 5]
 
     def test_grow_while_the_clock_steps_back(self):
         """An event from before the last one by the clock comes after it by its id."""
-        history = History(4, NOW)
-        last = keep(history, NOW + 10)
-        assert keep(history, NOW - 3600).id == last.id + 1
-        assert keep(history, NOW + 20).id == FIRST + 20_000_000
+        ids = Ids()
+        last = ids.next(NOW + 10)
+        assert ids.next(NOW - 3600) == last + 1
+        assert ids.next(NOW + 20) == FIRST + 20 * SECOND
 
     @given(steps)
     def test_always_grow(self, moves):
         """Whatever the clock does, each id is greater than the one before."""
-        history, now = History(4, NOW), NOW
-        ids = [history.last_id]
+        ids, now = Ids(), NOW
+        given = []
         for move in moves:
             now += move
-            ids.append(keep(history, now).id)
-        assert ids == sorted(set(ids))
+            given.append(ids.next(now))
+        assert given == sorted(set(given))
 
     def test_grow_over_a_restart(self):
-        """A history that begins later has ids beyond those of the one before."""
-        _, events = grown(4, 10)
-        assert History(4, NOW + 10.000001).last_id > events[-1].id
-
-    @given(steps, st.floats(-100, 100))
-    def test_grow_beyond_an_earlier_history(self, moves, restarted):
-        """A history told where another ended has no id of that one, not even to begin with."""
-        history, now = History(4, NOW), NOW
-        for move in moves:
-            now += move
-            keep(history, now)
-        later = History(4, now + restarted, above=history.last_id)
-        begin = later.last_id
-        assert begin > history.last_id
-        assert keep(later, now + restarted).id > begin
-
-    def test_asking_for_an_id_changes_nothing(self):
-        """An id that was asked for and not used is given again."""
-        history = History(4, NOW)
-        assert history.next_id(NOW + 1) == history.next_id(NOW + 1)
+        """Ids that begin later are beyond those of the process before."""
+        before = Ids()
+        last = max(before.next(NOW + number) for number in range(10))
+        assert Ids().next(NOW + 9.000001) > last
 
 
 class TestBound:
@@ -95,17 +85,17 @@ class TestBound:
         history, events = grown(size, size + more)
         kept = events[-size:] if events else []
         begin = events[more - 1].id if more > 0 else FIRST
-        assert history.after(begin) == kept
+        assert after(begin, history) == kept
         assert len(history._events) == len(history._ids) == min(size, size + more)
 
     def test_none_may_be_kept(self):
         """With a size of 0 nothing is kept, and one who missed nothing is told nothing."""
         history, events = grown(0, 3)
         assert len(history._events) == len(history._ids) == 0
-        assert history.after(events[2].id) == []
-        assert history.after(events[1].id) is Missing.EXPIRED
-        assert history.after(FIRST) is Missing.EXPIRED
-        assert History(0, NOW).after(FIRST) == []
+        assert after(events[2].id, history) == []
+        assert after(events[1].id, history) is Missing.EXPIRED
+        assert after(FIRST, history) is Missing.EXPIRED
+        assert after(FIRST, History(0, FIRST)) == []
 
 
 class TestAfter:
@@ -115,33 +105,33 @@ class TestAfter:
         """After each kept id come exactly the events behind it."""
         history, events = grown(5, 5)
         for position, event in enumerate(events):
-            assert history.after(event.id) == events[position + 1 :]
+            assert after(event.id, history) == events[position + 1 :]
 
     def test_the_beginning(self):
         """One who knows the id of the beginning gets everything, until something was dropped."""
         history, events = grown(5, 5)
-        assert history.after(FIRST) == events
-        keep(history, NOW + 6)
-        assert history.after(FIRST) is Missing.EXPIRED
+        assert after(FIRST, history) == events
+        keep(history, FIRST + 6 * SECOND)
+        assert after(FIRST, history) is Missing.EXPIRED
 
     def test_the_last_dropped_id(self):
         """The event that was dropped last may itself be gone: everything after it is there."""
         history, events = grown(3, 7)
-        assert history.after(events[3].id) == events[4:]
-        assert history.after(events[2].id) is Missing.EXPIRED
+        assert after(events[3].id, history) == events[4:]
+        assert after(events[2].id, history) is Missing.EXPIRED
 
     @pytest.mark.parametrize("unknown", [-1, 0, 1, FIRST - 1, 2**63, 10**30])
     def test_ids_of_nobody(self, unknown):
         """An id from before the beginning, or from the future, is not ours."""
         history, _ = grown(3, 7)
-        assert history.after(unknown) is Missing.UNKNOWN
-        assert History(3, NOW).after(unknown) is Missing.UNKNOWN
+        assert after(unknown, history) is Missing.UNKNOWN
+        assert after(unknown, History(3, FIRST)) is Missing.UNKNOWN
 
     def test_ids_between_two_events(self):
         """An id between two kept events belongs to another history, so it is not ours."""
         history, events = grown(3, 7)
-        assert history.after(events[5].id + 1) is Missing.UNKNOWN
-        assert history.after(events[6].id + 1) is Missing.UNKNOWN
+        assert after(events[5].id + 1, history) is Missing.UNKNOWN
+        assert after(events[6].id + 1, history) is Missing.UNKNOWN
 
     @given(st.integers(0, 6), st.integers(0, 15), st.data())
     def test_nothing_is_lost_untold(self, size, count, data):
@@ -150,8 +140,57 @@ class TestAfter:
         known = [FIRST, *(event.id for event in events)]
         asked = data.draw(st.sampled_from(known) | st.integers(FIRST - 5, FIRST + 16_000_000))
         later = [event for event in events if event.id > asked]
-        answer = history.after(asked)
+        answer = after(asked, history)
         if asked in known and len(later) <= size:
             assert answer == later
         else:
             assert isinstance(answer, Missing)
+
+
+class TestSeveral:
+    """Histories that one stream follows together."""
+
+    def test_in_the_order_of_ids(self):
+        """What comes after an id of one is there from all of them, in order."""
+        one, two = History(4, FIRST), History(4, FIRST + 1)
+        events = [keep((one, two)[number % 2], FIRST + 10 + number) for number in range(6)]
+        for position, event in enumerate(events):
+            assert after(event.id, one, two) == events[position + 1 :]
+        assert after(FIRST + 1, one, two) == events
+
+    def test_all_must_be_complete(self):
+        """An id that one knows is no use where another has dropped what came after it."""
+        one, two = History(4, FIRST), History(1, FIRST + 1)
+        known = keep(one, FIRST + 5)
+        keep(two, FIRST + 6)
+        assert len(after(known.id, one, two)) == 1
+        keep(two, FIRST + 7)
+        answer = replay([one, two], known.id)
+        assert answer.missing is Missing.EXPIRED
+        assert [event.id for event in answer.events] == [FIRST + 7]
+        assert after(answer.begin, one, two) == answer.events
+
+    def test_one_that_began_later(self):
+        """What one topic had before it was kept is lost for an id from before."""
+        one, two = History(4, FIRST), History(4, FIRST + 10)
+        known = keep(one, FIRST + 5)
+        assert after(known.id, one) == []
+        assert after(known.id, one, two) is Missing.UNKNOWN
+
+    @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), max_size=30), st.data())
+    def test_nothing_is_lost_untold(self, steps, data):
+        """Whatever the id, all later events of all come, or it is said that they cannot."""
+        histories = [History(size, FIRST + number) for number, size in enumerate((0, 2, 5))]
+        now, events = FIRST + 2, []
+        for which, step in steps:
+            now += step
+            events.append(keep(histories[which], now))
+        asked = data.draw(st.integers(FIRST - 2, now + 2))
+        answer = replay(histories, asked)
+        later = [event for event in events if event.id > asked]
+        if answer.missing is None:
+            assert answer.events == later
+            assert asked in (FIRST + 2, *(each.id for each in events))
+        else:
+            assert set(answer.events) <= set(later)
+            assert not answer.events or answer.begin < answer.events[0].id
