@@ -48,7 +48,7 @@ def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, .
     """
     peer = request.getClientAddress()
     address = str(getattr(peer, "host", "")) or "local"
-    if not _is_proxy(address, proxies):
+    if not proxies or not _is_proxy(address, proxies):
         return address
     forwarded = b",".join(request.requestHeaders.getRawHeaders(b"x-forwarded-for") or [])
     for hop in reversed([each.strip() for each in forwarded.decode("latin-1").split(",")]):

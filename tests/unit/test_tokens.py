@@ -13,6 +13,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mxflex.errors import InvalidToken
+from mxflex.gateway import tokens as module
 from mxflex.gateway.tokens import Identity, Tokens
 
 KEY = b"k" * 64
@@ -165,6 +166,52 @@ class TestEnd:
         """A token from a moment ahead of the reader's clock is good: clocks are stepped back."""
         token, identity = issue(tokens, now=NOW + 120)
         assert tokens.verify(token, NOW) == identity
+
+
+class TestMemory:
+    """Tokens are remembered, so that they need not be checked anew; it must not show."""
+
+    def test_a_known_token_still_ends(self, tokens):
+        """A token that was good a moment ago is refused once it has ended."""
+        token, identity = issue(tokens)
+        for _ in range(3):
+            assert tokens.verify(token, NOW) == identity
+        with pytest.raises(InvalidToken, match="expired"):
+            tokens.verify(token, NOW + LIFETIME)
+
+    def test_what_is_like_a_known_token_is_checked(self, tokens):
+        """Knowing a token makes none good that shares a part of it."""
+        token, _ = issue(tokens)
+        tokens.verify(token, NOW)
+        head, _, signature = token.rpartition(".")
+        assert refused(tokens, head)
+        assert refused(tokens, f"{head}.{signature[:-2]}")
+        assert refused(tokens, token.swapcase())
+
+    def test_a_refusal_is_not_remembered(self, tokens, monkeypatch):
+        """Bad tokens take no room: a flood of them leaves nothing behind."""
+        monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+        small = Tokens(LIFETIME, KEY)
+        token, identity = issue(small)
+        assert small.verify(token, NOW) == identity
+        for number in range(100):
+            assert refused(small, f"{token}{number}")
+        assert small._read.cache_info().currsize == 1
+
+    def test_only_so_many_are_remembered(self, monkeypatch):
+        """Beyond the bound the oldest go, and are good all the same when they come again."""
+        monkeypatch.setattr(module, "MAX_REMEMBERED", 8)
+        small = Tokens(LIFETIME, KEY)
+        made = [issue(small, jid=JID + number) for number in range(20)]
+        for token, identity in made + made:
+            assert small.verify(token, NOW) == identity
+            assert small._read.cache_info().currsize <= 8
+
+    def test_servers_do_not_share_what_they_remember(self, tokens):
+        """What one key has signed is known to its server alone."""
+        token, _ = issue(tokens)
+        tokens.verify(token, NOW)
+        assert refused(Tokens(LIFETIME, b"o" * 64), token)
 
 
 class TestRefusals:
