@@ -87,7 +87,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         Tokens(config.token.lifetime, config.token.key),
         sessions,
     )
-    api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).app.resource()
+    api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).resource()
     if not Path(config.html).is_dir():
         log.warn("there is no folder {html}: no static files", html=config.html)
     root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))

@@ -25,6 +25,7 @@ from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
 from mxflex.web.listings import ContactList, encode_calls
 from mxflex.web.render import send_failure, send_json, send_nothing
+from mxflex.web.routes import Routes
 from mxflex.web.site import Request as SiteRequest
 from mxflex.wire.codec import ConnectionID
 
@@ -54,6 +55,10 @@ class Api:
         self._streams = streams
         self._calls = calls
         self._contacts = ContactList(contacts)
+
+    def resource(self) -> Routes:
+        """Give all routes as one web resource."""
+        return Routes(self.app)
 
     def _identify(self, request: Request) -> Identity:
         return self._logins.identify(find_token(request))

@@ -144,10 +144,14 @@ def send_error(request: Request, status: int, text: str) -> bytes:
     return send_json(request, {"code": status, "error": text}, status)
 
 
+def has_left(request: Request) -> bool:
+    """Tell whether the client has gone before it had its whole answer."""
+    return bool(getattr(request, "_disconnected", False))
+
+
 def send_failure(request: Request, failure: Failure) -> bytes | None:
     """Turn whatever a route raised into an answer; the one place where that happens."""
-    if failure.check(CancelledError) or getattr(request, "_disconnected", False):
-        # The client has gone.
+    if failure.check(CancelledError) or has_left(request):
         return None
     if request.startedWriting:
         log.failure("an answer that had begun failed", failure)
