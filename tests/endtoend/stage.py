@@ -22,11 +22,11 @@ import pytest
 
 from mxflex.wire.connection import ClientConnection, ReplyReceived
 from mxflex.wire.messages import LoginRequest, LoginResponse, SetPresence
+from tests.ports import LOOPBACK, free_port
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "html"
 TWISTD = Path(sys.executable).with_name("twistd")
-LOOPBACK = "127.0.0.1"
 # Whatever a test waits for comes within this time, in seconds, or the test fails.
 PATIENCE = 30.0
 
@@ -41,13 +41,6 @@ BROWSER_FLAGS = (
     "--disable-sync",
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def unused_port():
-    """Give a port of loopback that nobody listens on at this moment."""
-    with socket.socket() as listening:
-        listening.bind((LOOPBACK, 0))
-        return listening.getsockname()[1]
 
 
 def eventually(look):
@@ -125,8 +118,8 @@ class Site:
     def __init__(self, folder, scenario, **settings):
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        self._mx_port = unused_port()
-        self.port = unused_port()
+        self._mx_port = free_port()
+        self.port = free_port()
         (folder / "scenario.yaml").write_text(
             json.dumps({"company": {"server": {"login": "mxflex", "password": "s"}}, **scenario}),
             encoding="utf-8",

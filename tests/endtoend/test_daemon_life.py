@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.endtoend.stage import LOOPBACK, PATIENCE, TWISTD, eventually, unused_port
+from tests.endtoend.stage import LOOPBACK, PATIENCE, TWISTD, eventually
+from tests.ports import free_port
 
 ACCOUNT = {"login": "mxflex", "password": "swordfish"}
 LOGIN, PASSWORD = "anna", "secret"
@@ -98,7 +99,7 @@ class Place:
 
     def __init__(self, folder, stack):
         self.folder = folder
-        self.port, self.mx_port = unused_port(), unused_port()
+        self.port, self.mx_port = free_port(), free_port()
         self._stack = stack
         (folder / "html").mkdir()
         (folder / "html" / "index.html").write_text("hello", encoding="utf-8")

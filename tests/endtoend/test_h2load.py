@@ -20,8 +20,8 @@ from tests.endtoend.stage import (
     Daemon,
     eventually,
     find_browser,
-    unused_port,
 )
+from tests.ports import free_port
 
 LARGE = 5_000_000
 SMALL = 2000
@@ -44,8 +44,8 @@ class SecureSite:
 
     def __init__(self, folder):
         self._folder = folder
-        self._mx_port = unused_port()
-        self.port = unused_port()
+        self._mx_port = free_port()
+        self.port = free_port()
         self.url = f"https://localhost:{self.port}"
         made = Certificate.issue("localhost", "localhost", LOOPBACK)
         self.authority, key = folder / "certificate.pem", folder / "key.pem"

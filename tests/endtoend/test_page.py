@@ -19,8 +19,8 @@ from tests.endtoend.stage import (
     Witness,
     eventually,
     find_browser,
-    unused_port,
 )
+from tests.ports import free_port
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
@@ -189,7 +189,7 @@ def screen(open_screen, site):
 
 def test_demo(open_screen, tmp_path):
     """As a newcomer does: `--demo`, a wrong password, the right one, people, a call by itself."""
-    port = unused_port()
+    port = free_port()
     settings = {"MXFLEX_HOST": f"localhost:{port}", "MXFLEX_HTML": str(HTML)}
     with Daemon(tmp_path, "mxflex", "--demo", **settings) as daemon:
         eventually(lambda: "MXFlex runs at" in daemon.output)

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
 TEXT_LINE = re.compile(
@@ -343,13 +345,6 @@ def daemon_of(tmp_path):
             daemon.process.wait()
 
 
-def unused_port():
-    """Give a port of loopback that nobody listens on at this moment."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 def status_of(url):
     """Give the HTTP status of a GET; OSError while nobody listens."""
     try:
@@ -362,12 +357,12 @@ def status_of(url):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_start_and_stop(number, daemon_of, tmp_path):
     """The daemon serves with the MX down, and stops in under five seconds without a traceback."""
-    port = unused_port()
+    port = free_port()
     (tmp_path / "html").mkdir()
     (tmp_path / "html" / "index.html").write_text("<p>hello</p>", encoding="utf-8")
     (tmp_path / "mxflex.yaml").write_text(
         f"host: 127.0.0.1:{port}\n"
-        f"mx: {{addr: '127.0.0.1:{unused_port()}', login: a, password: swordfish}}\n",
+        f"mx: {{addr: '127.0.0.1:{free_port()}', login: a, password: swordfish}}\n",
         encoding="utf-8",
     )
     daemon = daemon_of()
@@ -400,7 +395,7 @@ def test_demo(daemon_of):
     """The demo prints a line for curl that, pasted, streams real events; then it stops well."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not there")
-    url = f"http://localhost:{unused_port()}"
+    url = f"http://localhost:{free_port()}"
     daemon = daemon_of("--demo", MXFLEX_HOST=url.removeprefix("http://"))
     eventually(lambda: "Ctrl-C ends it." in daemon.text)
     assert url in daemon.text

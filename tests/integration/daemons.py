@@ -21,8 +21,8 @@ from mxflex.mx.link import ServerLink
 from mxflex.simulator.server import SimulatedMX
 from tests.integration.raw_http import RawConnection, Reply, request_bytes
 from tests.integration.streams import Stream
+from tests.ports import LOOPBACK, free_port
 
-LOOPBACK = "127.0.0.1"
 # Whatever a test waits for comes within this time, in seconds, or the test fails.
 PATIENCE = 10.0
 # How often a condition is looked at that nobody tells of.
@@ -66,7 +66,8 @@ class Daemons:
         if simulator not in self._simulators:
             self._simulators.append(simulator)
         if simulator.address is None:
-            await simulator.listen()
+            # It may close and come back, and must find its port free then.
+            await simulator.listen(free_port())
             if not listening:
                 await simulator.refuse_connections()
         host, port = simulator.address

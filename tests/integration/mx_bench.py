@@ -20,6 +20,7 @@ from mxflex.mx.verify import LoginCheck
 from mxflex.simulator.server import SimulatedMX
 from tests.integration.daemons import CapturedLog
 from tests.integration.leftovers import Leftovers
+from tests.ports import free_port
 
 # Whatever a test waits for comes within this time, in seconds, or the test fails.
 PATIENCE = 15.0
@@ -49,7 +50,7 @@ class MXBench:
         """Give a simulated MX that listens."""
         mx = SimulatedMX(self.reactor, **arguments)
         self._simulators.append(mx)
-        await mx.listen()
+        await mx.listen(free_port())
         return mx
 
     def dialer(self, mx, *, timeout=5.0, keepalive=30.0, clear_password=True, host=None, **policy):

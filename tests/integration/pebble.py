@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import socket
 import ssl
 import urllib.request
 
@@ -21,29 +19,14 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThread
 
 from mxflex.simulator.certificate import Certificate
+from tests.ports import LOOPBACK, free_port
 
-LOOPBACK = "127.0.0.1"
 # Every name leads to loopback for pebble, so any will do that is no name of loopback to MXFlex.
 HOST = "mx.example.test"
 # Whatever a test waits for comes within this time, in seconds, or the test fails.
 PATIENCE = 20.0
 # As hard as pebble can be: no authorization is used twice, and most nonces are refused.
 SEVERE = {"PEBBLE_AUTHZREUSE": "0", "PEBBLE_WFE_NONCEREJECT": "60", "PEBBLE_VA_NOSLEEP": "1"}
-
-
-def free_port():
-    """Give a TCP port that nobody listens at.
-
-    It is below those that systems give to outgoing connections, so that none takes it meanwhile.
-    """
-    while True:
-        port = random.randrange(10_240, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
 
 
 def need(*commands):

@@ -12,13 +12,7 @@ from twisted.internet import reactor
 from mxflex import check
 from mxflex.simulator.certificate import Certificate
 from mxflex.simulator.server import SimulatedMX
-
-
-def free_port():
-    """Give a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.ports import free_port
 
 
 @pytest_twisted.async_yield_fixture

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import pytest_twisted
 
 from mxflex.simulator.faults import CommandFault
 from tests.integration.daemons import EXT, LOGIN
+from tests.ports import free_port
 
 SITE = "https://crm.example.com"
 WRONG = {"login": LOGIN, "password": "nonsense"}
-
-
-def free_port():
-    """Give a port at the loopback address that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # --- Where it listens -----------------------------------------------------------------------------

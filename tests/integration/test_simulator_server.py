@@ -63,6 +63,7 @@ from mxflex.wire.messages import (
     TransferCall,
     hash_password,
 )
+from tests.ports import free_port
 
 # A test that waits longer has lost an answer.
 PATIENCE = 5.0
@@ -150,7 +151,7 @@ class World:
 
     async def start(self, *args, **kwargs):
         self.mx = SimulatedMX(reactor, *args, **kwargs)
-        await self.mx.listen()
+        await self.mx.listen(free_port())
         return self.mx
 
     async def connect(self, options=None):

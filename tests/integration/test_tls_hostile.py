@@ -16,7 +16,8 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from mxflex.certs import acme, issuing
 from mxflex.simulator.certificate import Certificate, ServerTLS
-from tests.integration.pebble import HOST, LOOPBACK, free_port
+from tests.integration.pebble import HOST, LOOPBACK
+from tests.ports import free_port
 from tests.protocol.acme_server import AcmeServer
 
 

@@ -16,7 +16,9 @@ from twisted.internet import reactor
 from mxflex.certs import issuing
 from tests.integration.curl import Curl
 from tests.integration.daemons import EXT, LOGIN, PASSWORD
-from tests.integration.pebble import HOST, LOOPBACK, Command, Pebble, free_port
+from tests.integration.pebble import HOST, LOOPBACK, Command, Pebble
+from tests.integration.tls_client import shown_by
+from tests.ports import free_port
 
 OUTSIDE = "12025550104"
 LISTEN = [f"tcp:0:interface={LOOPBACK}"]
@@ -276,9 +278,9 @@ async def test_exit_while_the_ca_dawdles(pebble, storage, tmp_path):
 async def test_streams_live_through_renewals(daemon, pebble, storage, tmp_path):
     """Open streams of both kinds go on, without a gap, while the certificate is renewed twice.
 
-    Meanwhile new connections get the new certificate. Certificates live for 30 seconds.
+    Meanwhile new connections get the new certificate. Certificates live for 12 seconds.
     """
-    ca = pebble(validity=30)
+    ca = pebble(validity=12)
     await ca.start()
     running = await daemon(listen=LISTEN, **ca.settings(storage))
     await when_certified(running)
@@ -294,7 +296,8 @@ async def test_streams_live_through_renewals(daemon, pebble, storage, tmp_path):
             certificate = stored(storage)
             serials.add(certificate.serial_number)
             keys.add(certificate.public_key().public_numbers())
-            # With the one before it, which has ended meanwhile, this would fail.
+            shown = await shown_by(running.ports[0])
+            assert shown.serial_number == certificate.serial_number
             assert (await curl.get("--http2", "/nothing")).startswith("HTTP/2 404")
             for _ in range(3):
                 running.mx.call_in(OUTSIDE, EXT)

@@ -26,8 +26,9 @@ from mxflex.certs import files
 from mxflex.errors import ConfigError
 from mxflex.simulator.certificate import Certificate, ServerTLS, TLSAge
 from tests.integration.curl import Curl
-from tests.integration.pebble import HOST, LOOPBACK, free_port
+from tests.integration.pebble import HOST, LOOPBACK
 from tests.integration.tls_client import TLSClient, shown_by
+from tests.ports import free_port
 
 LISTEN = {"host": HOST, "listen": [f"tcp:0:interface={LOOPBACK}"]}
 
