@@ -44,8 +44,10 @@ $(VENV)/.stamp-bench: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp
 demo: $(VENV)/.stamp-run
 	$(BIN)/twistd --nodaemon --pidfile= mxflex --demo
 
+# A process for each core, and one for the tests of a file; the slow files come first by their names.
+# PYTEST_ARGS="-n 0" runs them in this process, where a debugger works.
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check
