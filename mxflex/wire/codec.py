@@ -11,16 +11,22 @@ left out a flag. `write` gives the XML text of the field. Both directions belong
 
 from __future__ import annotations
 
-import re
 import typing
 from typing import Any, Protocol
 
 import attrs
 
-from mxflex.wire.xmltext import Element, escape_attribute, escape_text
+from mxflex.wire.xmltext import (
+    Element,
+    attribute,
+    child_text,
+    escape_attribute,
+    escape_text,
+    own_text,
+)
 
 # 64-bit identifiers have at most 20 digits. Longer runs of digits stay text.
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_MAX_DIGITS = 20
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 
@@ -30,7 +36,8 @@ def to_int(text: str | None) -> int | None:
     if text is None:
         return None
     text = text.strip()
-    if not _INTEGER.fullmatch(text):
+    digits = text.removeprefix("-")
+    if len(digits) > _MAX_DIGITS or not (digits.isascii() and digits.isdigit()):
         return None
     value = int(text)
     return value if _MIN_INTEGER <= value <= _MAX_INTEGER else None
@@ -62,7 +69,7 @@ class Attribute:
     in_attribute = True
 
     def read(self, element: Element) -> str:
-        return element.attribute(self.name) or ""
+        return attribute(element, self.name) or ""
 
     def write(self, value: str) -> str:
         return f' {self.name}="{escape_attribute(value)}"' if value or self.always else ""
@@ -76,7 +83,7 @@ class NumberAttribute:
     in_attribute = True
 
     def read(self, element: Element) -> int | None:
-        return to_int(element.attribute(self.name))
+        return to_int(attribute(element, self.name))
 
     def write(self, value: int | None) -> str:
         return "" if value is None else f' {self.name}="{value}"'
@@ -90,7 +97,7 @@ class FlagAttribute:
     in_attribute = True
 
     def read(self, element: Element) -> bool:
-        return to_bool(element.attribute(self.name))
+        return to_bool(attribute(element, self.name))
 
     def write(self, value: bool) -> str:
         return f' {self.name}="true"' if value else ""
@@ -110,10 +117,10 @@ class Text:
     in_attribute = False
 
     def read(self, element: Element) -> str:
-        child = element.child(self.name)
-        if child is None:
-            return ""
-        return child.text.strip() if self.strip else child.text
+        if self.strip:
+            return child_text(element, self.name)
+        child = element.find(self.name)
+        return "" if child is None else own_text(child)
 
     def write(self, value: str) -> str:
         return f"<{self.name}>{escape_text(value)}</{self.name}>"
@@ -127,8 +134,8 @@ class OptionalText:
     in_attribute = False
 
     def read(self, element: Element) -> str | None:
-        child = element.child(self.name)
-        return None if child is None else child.text.strip()
+        child = element.find(self.name)
+        return None if child is None else own_text(child).strip()
 
     def write(self, value: str | None) -> str:
         return "" if value is None else f"<{self.name}>{escape_text(value)}</{self.name}>"
@@ -142,8 +149,7 @@ class Number:
     in_attribute = False
 
     def read(self, element: Element) -> int | None:
-        child = element.child(self.name)
-        return None if child is None else to_int(child.text)
+        return to_int(child_text(element, self.name))
 
     def write(self, value: int | None) -> str:
         return "" if value is None else f"<{self.name}>{value}</{self.name}>"
@@ -157,8 +163,7 @@ class Flag:
     in_attribute = False
 
     def read(self, element: Element) -> bool:
-        child = element.child(self.name)
-        return child is not None and to_bool(child.text)
+        return to_bool(child_text(element, self.name))
 
     def write(self, value: bool) -> str:
         return f"<{self.name}>{'true' if value else 'false'}</{self.name}>"
@@ -171,7 +176,7 @@ class Body:
     in_attribute = False
 
     def read(self, element: Element) -> str:
-        return element.text.strip()
+        return own_text(element).strip()
 
     def write(self, value: str) -> str:
         return escape_text(value)
@@ -194,14 +199,16 @@ class Device:
     in_attribute = False
 
     def read(self, element: Element) -> str:
-        outer = element.child(self.name)
+        outer = element.find(self.name)
         if outer is None:
             return ""
-        number = Text("deviceIdentifier").read(outer)
-        party = outer.child("party")
-        if not number and party is not None:
-            number = Text("addr").read(party)
-        return number or outer.text.strip()
+        number = child_text(outer, "deviceIdentifier")
+        if number:
+            return number
+        party = outer.find("party")
+        if party is not None:
+            number = child_text(party, "addr")
+        return number or own_text(outer).strip()
 
     def write(self, value: str) -> str:
         if not value:
@@ -227,12 +234,12 @@ class ConnectionID:
 
 
 def _connection_from(element: Element) -> ConnectionID:
-    text = Text("callID").read(element)
+    text = child_text(element, "callID")
     number = to_int(text)
     return ConnectionID(
-        call_id=(text or 0) if number is None else number,
-        device_id=Text("deviceID").read(element),
-        global_call_id=Text("globalCallID").read(element),
+        (text or 0) if number is None else number,
+        child_text(element, "deviceID"),
+        child_text(element, "globalCallID"),
     )
 
 
@@ -250,7 +257,7 @@ class Connection:
     in_attribute = False
 
     def read(self, element: Element) -> ConnectionID:
-        outer = element.child(self.name)
+        outer = element.find(self.name)
         if outer is None:
             return _connection_from(element) if self.or_root else ConnectionID()
         return _connection_from(outer)
@@ -285,12 +292,11 @@ class AttachedData:
     def read(self, element: Element) -> tuple[CallAttachedData, ...]:
         return tuple(
             CallAttachedData(
-                name=child.attribute("name") or "",
-                type=child.attribute("type") or "",
-                value=child.text.strip(),
+                name=attribute(child, "name") or "",
+                type=attribute(child, "type") or "",
+                value=own_text(child).strip(),
             )
-            for child in element.children
-            if child.name == "cad"
+            for child in element.findall("cad")
         )
 
     def write(self, value: tuple[CallAttachedData, ...]) -> str:
@@ -315,9 +321,7 @@ class Entries:
     in_attribute = False
 
     def read(self, element: Element) -> tuple[Any, ...]:
-        return tuple(
-            read_fields(self.type, child) for child in element.children if child.name == self.name
-        )
+        return tuple(read_fields(self.type, child) for child in element.findall(self.name))
 
     def write(self, value: tuple[Any, ...]) -> str:
         return "".join(write_element(self.name, entry) for entry in value)

@@ -184,7 +184,7 @@ class ClientConnection(_Receiver):
     def _interpret(
         self, invoke_id: int, element: Element
     ) -> ReplyReceived | LateReply | EventReceived | None:
-        if element.name == ServerKeepAlive.wire_name:
+        if element.tag == ServerKeepAlive.wire_name:
             return None
         if invoke_id == EVENT_ID:
             return EventReceived(read_event(element))
@@ -192,11 +192,11 @@ class ClientConnection(_Receiver):
         if command is not None:
             return ReplyReceived(invoke_id, command, read_reply(command, element))
         given_up = self._abandoned.pop(invoke_id, None)
-        cls = EVENTS.get(element.name)
+        cls = EVENTS.get(element.tag)
         if given_up is not None and (cls is None or issubclass(cls, Reply)):
-            return LateReply(invoke_id, element.name, read_reply(given_up, element))
+            return LateReply(invoke_id, element.tag, read_reply(given_up, element))
         if cls is None or issubclass(cls, CSTAError):
-            return LateReply(invoke_id, element.name)
+            return LateReply(invoke_id, element.tag)
         # Servers are not known to send events with other ids, but losing one would be worse.
         return EventReceived(read_event(element))
 

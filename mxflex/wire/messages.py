@@ -38,7 +38,14 @@ from mxflex.wire.codec import (
     read_fields,
     write_element,
 )
-from mxflex.wire.xmltext import Element, escape_attribute, escape_text
+from mxflex.wire.xmltext import (
+    Element,
+    attribute,
+    child_text,
+    escape_attribute,
+    escape_text,
+    own_text,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -150,7 +157,7 @@ class Acknowledgement(Reply):
 
     @classmethod
     def from_element(cls, element: Element) -> Acknowledgement:
-        return cls(name=element.name)
+        return cls(name=element.tag)
 
     def to_text(self) -> str:
         return f"<{self.name}/>"
@@ -164,7 +171,7 @@ class UnknownEvent(Event):
 
     @classmethod
     def from_element(cls, element: Element) -> UnknownEvent:
-        return cls(name=element.name)
+        return cls(name=element.tag)
 
     def to_text(self) -> str:
         return f"<{self.name}/>"
@@ -178,7 +185,7 @@ class UnknownCommand(Command):
 
     @classmethod
     def from_element(cls, element: Element) -> UnknownCommand:
-        return cls(name=element.name)
+        return cls(name=element.tag)
 
     def to_text(self) -> str:
         return f"<{self.name}/>"
@@ -201,11 +208,11 @@ class CSTAError(Reply, Event):
 
     @classmethod
     def from_element(cls, element: Element) -> CSTAError:
-        text = element.attribute("Error")
-        if not text and element.children:
-            first = element.children[0]
-            return cls(text=first.text.strip() or first.name, category=first.name)
-        return cls(text=text or element.text.strip() or "refused without a reason")
+        text = attribute(element, "Error")
+        if not text and len(element):
+            first = element[0]
+            return cls(text=own_text(first).strip() or first.tag, category=first.tag)
+        return cls(text=text or own_text(element).strip() or "refused without a reason")
 
     def to_text(self) -> str:
         name = self.category or "unspecified"
@@ -214,9 +221,7 @@ class CSTAError(Reply, Event):
 
 def is_error(element: Element) -> bool:
     """Tell whether an answer means failure, whatever command it answers."""
-    if element.name in ("CSTAErrorCode", "errorResponse"):
-        return True
-    return bool(element.attributes) and bool(element.attributes.get("Error"))
+    return element.tag in ("CSTAErrorCode", "errorResponse") or bool(element.get("Error"))
 
 
 # --- Login (docs/mx-protocol.md, "Login and logout") ----------------------------------------------
@@ -348,8 +353,8 @@ class _MonitoredDevice:
     in_attribute = False
 
     def read(self, element: Element) -> str:
-        outer = element.child("monitorObject")
-        return "" if outer is None else Text("deviceObject").read(outer)
+        outer = element.find("monitorObject")
+        return "" if outer is None else child_text(outer, "deviceObject")
 
     def write(self, value: str) -> str:
         return f"<monitorObject>{Text('deviceObject').write(value)}</monitorObject>"
@@ -445,8 +450,10 @@ class _OnlyEntry:
     in_attribute = False
 
     def read(self, element: Element) -> AddressBookEntry:
-        child = element.child("abentry")
-        entry: AddressBookEntry = read_fields(AddressBookEntry, child or Element("abentry", {}))
+        child = element.find("abentry")
+        entry: AddressBookEntry = (
+            AddressBookEntry() if child is None else read_fields(AddressBookEntry, child)
+        )
         return entry
 
     def write(self, value: AddressBookEntry) -> str:
@@ -698,7 +705,7 @@ class _CallingDevice:
     in_attribute = False
 
     def read(self, element: Element) -> str:
-        return Text("callingDevice").read(element)
+        return child_text(element, "callingDevice")
 
     def write(self, value: str) -> str:
         return f'<callingDevice typeOfNumber="deviceID">{escape_text(value)}</callingDevice>'
@@ -866,13 +873,11 @@ class SnapshotDeviceResponse(Reply):
     @classmethod
     def from_element(cls, element: Element) -> SnapshotDeviceResponse:
         calls = []
-        for info in element.descendants():
-            if info.name != "snapshotDeviceResponseInfo":
-                continue
+        for info in element.iter("snapshotDeviceResponseInfo"):
             connection = Connection("connectionIdentifier").read(info)
-            outer = info.child("localCallState")
-            states = [] if outer is None else [outer, *outer.descendants()]
-            state = next((each.text.strip() for each in states if each.text.strip()), "")
+            outer = info.find("localCallState")
+            states = [] if outer is None else [own_text(each).strip() for each in outer.iter()]
+            state = next(filter(None, states), "")
             if connection.call_id:
                 calls.append(DeviceCall(connection=connection, state=state))
         return cls(calls=tuple(calls))
@@ -930,7 +935,7 @@ class GetServiceList(Command):
 
 def read_event(element: Element) -> Event:
     """Read what the MX sent by itself; never raises."""
-    cls = EVENTS.get(element.name)
+    cls = EVENTS.get(element.tag)
     return UnknownEvent.from_element(element) if cls is None else _as(Event, cls, element)
 
 
@@ -941,17 +946,17 @@ def read_reply(command: Command, element: Element) -> Reply:
     """
     if is_error(element):
         return CSTAError.from_element(element)
-    named = REPLIES.get(element.name)
+    named = REPLIES.get(element.tag)
     cls = named or command.reply_type or Acknowledgement
     return _as(Reply, cls, element)
 
 
 def read_command(element: Element) -> Command:
     """Read what a client sent; never raises."""
-    cls = COMMANDS.get((element.name,))
+    cls = COMMANDS.get((element.tag,))
     if cls is None:
-        variant = (element.attribute("type") or "", element.attribute("id") or "")
-        cls = COMMANDS.get((element.name, *variant))
+        variant = (attribute(element, "type") or "", attribute(element, "id") or "")
+        cls = COMMANDS.get((element.tag, *variant))
     return UnknownCommand.from_element(element) if cls is None else _as(Command, cls, element)
 
 

@@ -3,131 +3,152 @@
 What an MX sends is read leniently (namespaces, declarations, white space, stray control characters)
 but a document type is refused at its first byte: without one there are no entities to expand and
 nothing outside to fetch.
+
+Elements are those of `xml.etree`, under their local names: expat makes them by way of etree's own
+builder without a line of Python, and an event has dozens of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Iterator
+from typing import TypeAlias
+from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
 from mxflex.errors import BadBody, LocalProtocolError
 
-# The protocol nests seven levels at the deepest; the limit keeps a hostile frame from building a
-# tower of tens of thousands of elements.
+Element: TypeAlias = ET.Element
+
+# The protocol nests seven levels at the deepest; whoever walks the elements may rely on the limit.
 MAX_DEPTH = 32
+
+# All names of the protocol have some 3000 characters, and again as many with each prefix in use.
+MAX_KNOWN_CHARS = 50_000
 
 # XML 1.0, 2.2: everything else cannot stand in a document, not even as a character reference.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _REFERENCE = re.compile(r"&#(?:x([0-9a-fA-F]{1,8})|([0-9]{1,8}));")
 
 
-class Element:
-    """An element as the messages read it: local names only, first child of each name at hand.
+def own_text(element: Element) -> str:
+    """Give the character data directly inside an element, children's text left out."""
+    text = element.text or ""
+    if len(element):
+        # What stands behind a child is kept with the child.
+        text += "".join(child.tail or "" for child in element)
+    return text
 
-    Attributes:
-        name: The local name, without a namespace prefix.
-        attributes: Attribute values by local name, without namespace declarations.
-        children: All child elements in order.
-        text: The character data directly inside, children's text left out.
+
+def child_text(element: Element, name: str) -> str:
+    """Give the text of the first child of that name, without white space around it, or ""."""
+    child = element.find(name)
+    if child is None:
+        return ""
+    # Nearly all are without children of their own.
+    text = own_text(child) if len(child) else child.text
+    return text.strip() if text else ""
+
+
+def attribute(element: Element, name: str) -> str | None:
+    """Give an attribute's value; its name is also found in other letter case.
+
+    Servers and clients disagree on `Code` and `code` in login answers.
     """
-
-    __slots__ = ("_first", "attributes", "children", "name", "text")
-
-    def __init__(self, name: str, attributes: dict[str, str]) -> None:
-        self.name = name
-        self.attributes = attributes
-        self.children: list[Element] = []
-        self.text = ""
-        self._first: dict[str, Element] = {}
-
-    def append(self, child: Element) -> None:
-        """Add a child behind the others."""
-        self.children.append(child)
-        self._first.setdefault(child.name, child)
-
-    def child(self, name: str) -> Element | None:
-        """Give the first child of that local name, or None."""
-        return self._first.get(name)
-
-    def attribute(self, name: str) -> str | None:
-        """Give an attribute's value; its name is also found in other letter case.
-
-        Servers and clients disagree on `Code` and `code` in login answers.
-        """
-        value = self.attributes.get(name)
-        if value is None and self.attributes:
-            lowered = name.lower()
-            for key, candidate in self.attributes.items():
-                if key.lower() == lowered:
-                    return candidate
-        return value
-
-    def descendants(self) -> Iterator[Element]:
-        """Walk all elements below this one, in document order."""
-        for child in self.children:
-            yield child
-            yield from child.descendants()
+    value = element.get(name)
+    if value is None:
+        lowered = name.lower()
+        for key, candidate in element.items():
+            if key.lower() == lowered:
+                return candidate
+    return value
 
 
 class _Refused(Exception):
     """Raised inside expat's callbacks to stop at once."""
 
 
-class _TreeBuilder:
-    """Collects expat's callbacks into one `Element`."""
+def _refuse_document_type(*_args: object) -> None:
+    raise _Refused("a document type is not allowed")
+
+
+class _LocalNames(dict[str, str]):
+    """Names of elements and attributes as peers spell them, each with its local name.
+
+    To have each name once, Python's binding to expat looks it up in a dict and hands on the value
+    that it finds there. So a name that is known comes without its prefix, at no cost. A new one
+    comes as it stands, and is in the dict from then on, as its own value.
+    """
 
     def __init__(self) -> None:
-        self.root: Element | None = None
-        self._open: list[Element] = []
+        super().__init__()
+        self._chars = 0
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        if len(self._open) >= MAX_DEPTH:
-            raise _Refused(f"elements nested deeper than {MAX_DEPTH}")
-        if ":" in name:
-            name = name.rpartition(":")[2]
-        if attributes:
-            attributes = {
-                key.rpartition(":")[2]: value
-                for key, value in attributes.items()
-                if key != "xmlns" and not key.startswith("xmlns:")
-            }
-        element = Element(name, attributes)
-        if self._open:
-            self._open[-1].append(element)
-        else:
-            self.root = element
-        self._open.append(element)
+    def learn(self, known: int) -> bool:
+        """Find the local names of those that came after the first so many.
 
-    def end(self, _name: str) -> None:
-        self._open.pop()
+        Returns:
+            Whether there is one with a prefix, so that it was handed on with it.
+        """
+        # Of a document type, what it leaves out is there as well, as None.
+        new = list(filter(None, itertools.islice(self, known, None)))
+        self._chars += sum(map(len, new))
+        prefixed = [name for name in new if ":" in name]
+        for name in prefixed:
+            # A declared prefix must not look like an attribute of that name.
+            local = "xmlns" if name.startswith("xmlns:") else name.rpartition(":")[2]
+            self[name] = local
+        return bool(prefixed)
 
-    def data(self, text: str) -> None:
-        # Expat reports character data only inside an element.
-        self._open[-1].text += text
-
-    def doctype(self, *_args: object) -> None:
-        raise _Refused("a document type is not allowed")
+    def make_room(self) -> None:
+        """Forget all names when there are so many that the peer must be making them up."""
+        if self._chars > MAX_KNOWN_CHARS:
+            self.clear()
+            self._chars = 0
 
 
-def _parse_strictly(body: bytes) -> Element:
-    builder = _TreeBuilder()
+_local_names = _LocalNames()
+
+
+def _build(body: bytes) -> Element:
+    builder = ET.TreeBuilder()
     # Naming the encoding here overrides whatever the document claims of itself, but not a first
     # character in UTF-16: see `parse`.
-    parser = expat.ParserCreate("utf-8")
-    parser.buffer_text = True
+    parser = expat.ParserCreate("utf-8", None, _local_names)
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = builder.doctype
+    parser.StartDoctypeDeclHandler = _refuse_document_type
+    parser.Parse(body, True)
+    return builder.close()
+
+
+def _is_too_deep(root: Element) -> bool:
+    if len(list(root.iter())) <= MAX_DEPTH:
+        # Too few to stand so deep in each other, as in nearly every message.
+        return False
+    level = [root]
+    for _ in range(MAX_DEPTH - 1):
+        level = [child for element in level for child in element if len(child)]
+    return bool(level)
+
+
+def _parse_strictly(body: bytes) -> Element:
+    _local_names.make_room()
+    known = len(_local_names)
     try:
-        parser.Parse(body, True)
+        root = _build(body)
     except _Refused as error:
         raise BadBody(str(error)) from None
-    # expat only fails to find a root in a document that it has refused already.
-    assert builder.root is not None
-    return builder.root
+    finally:
+        # Also from a document that is refused, since the next one may be of the same names.
+        new_prefix = len(_local_names) != known and _local_names.learn(known)
+    if new_prefix:
+        root = _build(body)
+    if _is_too_deep(root):
+        raise BadBody(f"elements nested deeper than {MAX_DEPTH}")
+    return root
 
 
 def _without_forbidden_reference(match: re.Match[str]) -> str:

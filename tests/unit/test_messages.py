@@ -799,7 +799,7 @@ def test_round_trip(cls: type[Message]) -> None:
     @given(instances_of(cls))
     def holds(message: Message) -> None:
         element = parse(message.to_text().encode())
-        name = element.name
+        name = element.tag
         if isinstance(message, Command):
             assume(not isinstance(message, messages.UnknownCommand) or name not in COMMAND_NAMES)
             assert read_command(element) == message

@@ -43,7 +43,7 @@ def test_declaration_and_namespace():
 def test_an_empty_root_can_have_a_namespace():
     """A message that is one empty tag stays well-formed."""
     text = render(LoginFailed(code=None), Behaviour(namespace=True))
-    assert parse(text.encode()).name == "loginFailed"
+    assert parse(text.encode()).tag == "loginFailed"
 
 
 def test_the_command_list_of_newer_servers():

@@ -11,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxflex.errors import BadBody, LocalProtocolError
+from mxflex.wire import xmltext
 from mxflex.wire.xmltext import (
     MAX_DEPTH,
+    MAX_KNOWN_CHARS,
     Element,
+    attribute,
+    child_text,
     escape_attribute,
     escape_text,
     is_sendable,
+    own_text,
     parse,
 )
 
@@ -26,8 +31,10 @@ MAX_BODY = 65_527
 
 def tree(element: Element) -> tuple:
     """Give an element as plain values that compare."""
-    children = tuple(tree(child) for child in element.children)
-    return (element.name, element.attributes, element.text, children)
+    children = tuple(tree(child) for child in element)
+    # What namespaces there are is said under a name that no message has.
+    attributes = {name: value for name, value in element.attrib.items() if name != "xmlns"}
+    return (element.tag, attributes, own_text(element), children)
 
 
 # --- The same element, written in the ways that peers write it ------------------------------------
@@ -75,51 +82,95 @@ def test_ways_to_write_the_same(text: str) -> None:
 def test_white_space_between_elements_is_only_text() -> None:
     """Indented XML has the same elements; its white space stands in the parent's text."""
     element = parse(b"<a>\r\n  <b>x</b>\n\t<c/>\n</a>")
-    assert [child.name for child in element.children] == ["b", "c"]
-    assert element.text.strip() == ""
-    assert element.children[0].text == "x"
+    assert [child.tag for child in element] == ["b", "c"]
+    assert own_text(element).strip() == ""
+    assert own_text(element[0]) == "x"
 
 
 def test_text_around_children_is_joined() -> None:
     """Text directly inside an element is one string; what its children say is not in it."""
     element = parse(b"<a>one<b>two</b>three<!-- x -->four</a>")
-    assert element.text == "onethreefour"
+    assert own_text(element) == "onethreefour"
+    assert child_text(parse(b"<r> <a> one<b>two</b>three </a></r>"), "a") == "onethree"
 
 
 def test_entities_of_xml() -> None:
     """The five entities and character references are read."""
     element = parse(b'<a b="&lt;&gt;&amp;&quot;&apos;">&lt;&gt;&amp;&quot;&apos;&#xA;&#1054;</a>')
-    assert element.attributes["b"] == "<>&\"'"
-    assert element.text == "<>&\"'\n\u041e"
+    assert element.attrib["b"] == "<>&\"'"
+    assert own_text(element) == "<>&\"'\n\u041e"
 
 
 def test_first_child_of_a_name() -> None:
-    """`child` gives the first of several, as the vendor's own client takes it; None for none."""
-    element = parse(b"<a><cause>busy</cause><cause>normal</cause></a>")
-    first = element.child("cause")
-    assert first is not None
-    assert first.text == "busy"
-    assert element.child("Cause") is None
+    """The first of several counts, as in the vendor's own client; "" stands for none."""
+    element = parse(b"<a><cause> busy\n</cause><cause>normal</cause><empty/></a>")
+    assert child_text(element, "cause") == "busy"
+    assert child_text(element, "Cause") == ""
+    assert child_text(element, "empty") == ""
 
 
 def test_attribute_in_other_letter_case() -> None:
     """`Code` is found as `code`; the exact spelling wins where both stand."""
-    assert parse(b"<a code='2'/>").attribute("Code") == "2"
-    assert parse(b"<a code='2' Code='4'/>").attribute("Code") == "4"
-    assert parse(b"<a sn='1'/>").attribute("Code") is None
-    assert parse(b"<a/>").attribute("Code") is None
+    assert attribute(parse(b"<a code='2'/>"), "Code") == "2"
+    assert attribute(parse(b"<a code='2' Code='4'/>"), "Code") == "4"
+    assert attribute(parse(b"<a sn='1'/>"), "Code") is None
+    assert attribute(parse(b"<a/>"), "Code") is None
 
 
 def test_namespace_declarations_are_no_attributes() -> None:
-    """`xmlns` and `xmlns:x` vanish; an attribute that merely begins so does not."""
-    element = parse(b"<a xmlns='u' xmlns:x='v' xmlnsVersion='4'/>")
-    assert element.attributes == {"xmlnsVersion": "4"}
+    """A declared prefix is not read as an attribute; what merely begins like one is."""
+    element = parse(b"<a xmlns='u' xmlns:Code='v' xmlns:x:y='w' xmlnsVersion='4'/>")
+    assert attribute(element, "Code") is None
+    assert tree(element) == ("a", {"xmlnsVersion": "4"}, "", ())
 
 
-def test_descendants_in_document_order() -> None:
-    """`descendants` walks everything below the element, but not the element itself."""
-    element = parse(b"<a><b><c/></b><d/></a>")
-    assert [each.name for each in element.descendants()] == ["b", "c", "d"]
+# --- Names and their prefixes ---------------------------------------------------------------------
+
+PREFIXED = b'<p:a xmlns:p="u" p:Code="1"><p:b>x</p:b><q:c/></p:a>'
+UNPREFIXED = ("a", {"Code": "1"}, "", (("b", {}, "x", ()), ("c", {}, "", ())))
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Begin with no name met before, and give the names met."""
+    fresh = xmltext._LocalNames()
+    monkeypatch.setattr(xmltext, "_local_names", fresh)
+    return fresh
+
+
+def test_a_prefix_met_again(names: dict[str, str]) -> None:
+    """The first document with a prefix is read as the second one, and the third."""
+    for _ in range(3):
+        assert tree(parse(PREFIXED)) == UNPREFIXED
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(PREFIXED + b"<", id="not well-formed"),
+        pytest.param(PREFIXED.replace(b"x", b"<p:b>" * 40 + b"</p:b>" * 40), id="too deep"),
+        pytest.param(b"<q:c><p:a p:Code='1'><p:b xmlns:p='u'>", id="not finished"),
+        pytest.param(b"<!DOCTYPE p:a><p:b/>", id="document type"),
+        pytest.param(PREFIXED.replace(b"x", b"\x01"), id="a broken character"),
+    ],
+)
+def test_a_prefix_from_a_bad_document(names: dict[str, str], bad: bytes) -> None:
+    """A prefix first met in a document that was refused does no harm to the next one."""
+    with contextlib.suppress(BadBody):
+        parse(bad)
+    assert tree(parse(PREFIXED)) == UNPREFIXED
+
+
+def test_names_that_a_peer_makes_up(names: dict[str, str]) -> None:
+    """However many names come, what is remembered of them stays small, and reading stays right."""
+    longest = 0
+    for number in range(60):
+        made_up = b"".join(b"<p%d:n%d-%d/>" % (number, number, i) for i in range(1_000))
+        element = parse(b"<p:r>" + made_up + PREFIXED + b"</p:r>")
+        assert element[1].tag == f"n{number}-1"
+        assert tree(element[-1]) == UNPREFIXED
+        longest = max(longest, sum(map(len, names)))
+    assert longest <= MAX_KNOWN_CHARS + MAX_BODY
 
 
 # --- Characters that no document may hold ---------------------------------------------------------
@@ -145,15 +196,15 @@ def test_descendants_in_document_order() -> None:
 )
 def test_forbidden_characters(body: bytes, text: str) -> None:
     """A broken character costs that character, in text as in attributes, never the event."""
-    assert parse(body).text == text
-    attribute = b"<a b='" + body.removeprefix(b"<a>").removesuffix(b"</a>") + b"'/>"
-    assert parse(attribute).attributes["b"] == text
+    assert own_text(parse(body)) == text
+    in_attribute = b"<a b='" + body.removeprefix(b"<a>").removesuffix(b"</a>") + b"'/>"
+    assert parse(in_attribute).attrib["b"] == text
 
 
 @pytest.mark.parametrize("character", ["\t", "\x7f", "\x85", "\ufdd0", "\U0010ffff", UNKNOWN])
 def test_odd_but_allowed_characters(character: str) -> None:
     """What XML 1.0 allows is read as it stands."""
-    assert parse(f"<a>x{character}y</a>".encode()).text == f"x{character}y"
+    assert own_text(parse(f"<a>x{character}y</a>".encode())) == f"x{character}y"
 
 
 # --- Refused --------------------------------------------------------------------------------------
@@ -251,16 +302,20 @@ def test_unpaired_surrogate_in_utf16() -> None:
 def test_a_claimed_encoding_changes_nothing(claim: str) -> None:
     """The declaration may claim what it likes: the bytes are UTF-8."""
     body = f'<?xml version="1.0" encoding="{claim}"?><a>\u041e\u0431\u0435\u0434</a>'.encode()
-    assert parse(body).text == "\u041e\u0431\u0435\u0434"
+    assert own_text(parse(body)) == "\u041e\u0431\u0435\u0434"
 
 
-def test_depth_at_the_bound() -> None:
-    """32 nested elements are read, 33 are not."""
+@pytest.mark.parametrize("around", [b"", b"<b/>", b"<b/>" * 40, b"x"], ids=len)
+def test_depth_at_the_bound(around: bytes) -> None:
+    """32 nested elements are read, 33 are not, whatever stands between them."""
     assert MAX_DEPTH == 32
     for depth in (31, 32):
-        assert len(list(parse(b"<a>" * depth + b"</a>" * depth).descendants())) == depth - 1
+        element = parse(
+            (b"<a>" + around) * (depth - 1) + b"<a/>" + (around + b"</a>") * (depth - 1)
+        )
+        assert len(list(element.iter("a"))) == depth
     with pytest.raises(BadBody, match="nested deeper than 32"):
-        parse(b"<a>" * 33 + b"</a>" * 33)
+        parse((b"<a>" + around) * 32 + b"<a/>" + (around + b"</a>") * 32)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +389,7 @@ def test_escaping_round_trip(text: str) -> None:
     """Any sendable text comes back unchanged, line ends and tabs included, also from etree."""
     body = f'<a b="{escape_attribute(text)}">{escape_text(text)}</a>'.encode()
     ours, theirs = parse(body), ET.fromstring(body)
-    assert (ours.attributes["b"], ours.text) == (text, text)
+    assert (ours.attrib["b"], own_text(ours)) == (text, text)
     assert (theirs.attrib["b"], theirs.text or "") == (text, text)
 
 
