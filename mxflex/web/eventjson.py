@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -40,12 +41,8 @@ class _Key:
     optional: bool = False
 
 
-def _field(name: str, attribute: str, *, optional: bool = False) -> _Key:
-    return _Key(name, lambda event: getattr(event, attribute), optional)
-
-
-def _cads(event: DeliveredEvent | EstablishedEvent) -> list[dict[str, str]]:
-    return [_cad(cad) for cad in event.cads]
+def _field(name: str, path: str, *, optional: bool = False) -> _Key:
+    return _Key(name, attrgetter(path), optional)
 
 
 def _cad(cad: CallAttachedData) -> dict[str, str]:
@@ -55,9 +52,9 @@ def _cad(cad: CallAttachedData) -> dict[str, str]:
     return data
 
 
-_CALL_ID = _Key("callId", lambda event: event.connection.call_id)
-_DEVICE_ID = _Key("deviceId", lambda event: event.connection.device_id)
-_GLOBAL_CALL_ID = _Key("globalCallId", lambda event: event.connection.global_call_id)
+_CALL_ID = _field("callId", "connection.call_id")
+_DEVICE_ID = _field("deviceId", "connection.device_id")
+_GLOBAL_CALL_ID = _field("globalCallId", "connection.global_call_id")
 _CALLING = _field("callingDevice", "calling_device")
 _CALLED = _field("calledDevice", "called_device")
 _REDIRECTION = _field("lastRedirectionDevice", "last_redirection_device", optional=True)
@@ -65,7 +62,7 @@ _LOCAL = _field("localConnectionInfo", "local_connection_info")
 _CAUSE = _field("cause", "cause")
 _FLAGS = _field("callTypeFlags", "call_type_flags", optional=True)
 _ALLOWED = _field("cmdsAllowed", "cmds_allowed", optional=True)
-_CADS = _Key("cads", _cads, optional=True)
+_CADS = _field("cads", "cads", optional=True)
 
 EVENT_KEYS: dict[type[CallEvent], tuple[_Key, ...]] = {
     OriginatedEvent: (_CALL_ID, _DEVICE_ID, _CALLING, _CALLED, _CAUSE, _FLAGS, _ALLOWED),
@@ -193,7 +190,7 @@ def encode_call_event(ext: str, event: CallEvent) -> tuple[str, bytes] | None:
         value = key.read(event)
         if value or not key.optional:
             data[key.name] = value
-    return name, orjson.dumps(data)
+    return name, orjson.dumps(data, default=_cad)
 
 
 def encode_gap(reason: str, since: float | None) -> bytes:
