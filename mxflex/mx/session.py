@@ -6,8 +6,14 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import attrs
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -72,7 +78,13 @@ class Dialer:
     clear_password: bool
 
     def _endpoint(self) -> IStreamClientEndpoint:
-        tcp = HostnameEndpoint(self.reactor, self.host, self.port, timeout=self.timeout)
+        # Only a name needs the resolver's thread, and attempts at several addresses.
+        kind: Callable[..., IStreamClientEndpoint] = HostnameEndpoint
+        if isIPAddress(self.host):
+            kind = TCP4ClientEndpoint
+        elif isIPv6Address(self.host):
+            kind = TCP6ClientEndpoint
+        tcp = kind(self.reactor, self.host, self.port, timeout=self.timeout)
         return wrapClientTLS(self.policy, tcp, self.reactor)
 
     async def dial(self, on_event: Callable[[Event], None] = ignore_event) -> MXProtocol:
