@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from http import HTTPStatus
 from typing import Any
@@ -50,6 +50,9 @@ GZIP_FROM = 1024
 # What a client should wait before it tries again while the MX is away, in seconds. The link comes
 # back within seconds of the MX.
 RETRY_AFTER_SECONDS = 5
+
+# Twisted does not know every phrase (422).
+_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
 REALM = 'Bearer realm="MXFlex"'
 
@@ -103,8 +106,7 @@ def send_json(request: Request, data: Any, status: int = 200) -> bytes:
 
 def send_body(request: Request, body: JSONBody, status: int = 200) -> bytes:
     """Give the bytes of an answer, compressed if it is worth it and the client takes it."""
-    # Twisted does not know every phrase (422).
-    request.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
+    request.setResponseCode(status, _PHRASES[status])
     request.setHeader(b"content-type", JSON_TYPE)
     data = body.plain
     if tell_variants(request, body) and accepts_gzip(request):
@@ -125,7 +127,13 @@ def tell_variants(request: Request, body: JSONBody) -> bool:
 def accepts_gzip(request: Request) -> bool:
     """Tell whether the client takes gzip (RFC 9110, 12.5.3)."""
     header = read_list(request, "accept-encoding")
-    return header is not None and parse_accept_header(header, Accept)["gzip"] > 0
+    return header is not None and _names_gzip(header)
+
+
+# The programs that ask are few, and each says the same each time.
+@lru_cache(64)
+def _names_gzip(accepted: str) -> bool:
+    return parse_accept_header(accepted, Accept)["gzip"] > 0
 
 
 def send_nothing(request: Request) -> None:
@@ -136,7 +144,8 @@ def send_nothing(request: Request) -> None:
 
 def is_known(request: Request, etag: str) -> bool:
     """Tell whether the client has this version already (RFC 9110, 13.1.2)."""
-    return parse_etags(read_list(request, "if-none-match")).contains_weak(etag)
+    tags = read_list(request, "if-none-match")
+    return tags is not None and parse_etags(tags).contains_weak(etag)
 
 
 def send_error(request: Request, status: int, text: str) -> bytes:
