@@ -125,12 +125,14 @@ class LoginSettings:
         window: Length of that window in seconds.
         parallel: Logins that may be asked of the MX side by side.
         queue: Logins that may wait behind those.
+        refusal_step: Seconds; a refused login is answered at the next multiple of them. 0: at once.
     """
 
     max_failures: int = 10
     window: float = 300.0
     parallel: int = 32
     queue: int = 128
+    refusal_step: float = 0.25
 
 
 @attrs.frozen(kw_only=True)
@@ -785,6 +787,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "login.window": _plain(_seconds, 1, 86_400),
     "login.parallel": _plain(_whole, 1, 1000),
     "login.queue": _plain(_whole, 0, 100_000),
+    "login.refusal_step": _plain(_seconds, 0, 10),
     "proxies": _proxies,
     "cors": _cors,
     "acme.email": _plain(_email),

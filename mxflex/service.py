@@ -81,11 +81,12 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
     sessions = Sessions(reactor, link.monitors, hub, calls)
     streams = EventStreams(reactor, sessions, config.events.heartbeat, config.events.max_unsent)
     logins = Logins(
-        clock,
+        reactor,
         LoginCheck(dialer, config.login.parallel, config.login.queue),
         Throttle(config.login.max_failures, config.login.window),
         Tokens(config.token.lifetime, config.token.key),
         sessions,
+        refusal_step=config.login.refusal_step,
     )
     api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).resource()
     if not Path(config.html).is_dir():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from mxflex.errors import Forbidden, LoginRefused, MXError, MXTimeout, MXUnavailable
@@ -33,26 +33,31 @@ class Logins:
     """Checks people against the MX, and gives them tokens.
 
     Args:
-        clock: Gives the time, in seconds since the epoch.
+        clock: Gives the time, in seconds since the epoch, and delayed calls.
         check: Asks the MX.
         throttle: Counts failures.
         tokens: Makes tokens.
         sessions: Watches the extensions of those who are logged in.
+        refusal_step: Seconds; a refused login ends at the next multiple of them since it came.
     """
 
     def __init__(
         self,
-        clock: Callable[[], float],
+        clock: IReactorTime,
         check: LoginCheck,
         throttle: Throttle,
         tokens: Tokens,
         sessions: Sessions,
+        *,
+        refusal_step: float,
     ) -> None:
         self._clock = clock
+        self._now = clock.seconds
         self._check = check
         self._throttle = throttle
         self._tokens = tokens
         self._sessions = sessions
+        self._refusal_step = refusal_step
 
     async def log_in(self, login: str, password: str, address: str) -> Grant:
         """Check a person, start the monitor of the extension, and give a token.
@@ -72,8 +77,9 @@ class Logins:
         """
         # Once before it takes a place in the queue, and once when its turn has come: those before
         # it may have failed meanwhile.
-        self._throttle.check(login, address, self._clock())
-        attempt = self._throttle.attempt(login, address, self._clock)
+        came = self._now()
+        self._throttle.check(login, address, came)
+        attempt = self._throttle.attempt(login, address, self._now)
         try:
             account = await self._check.verify(login, password, attempt)
         except LoginRefused as error:
@@ -84,12 +90,13 @@ class Logins:
                 code=error.code,
                 error=error,
             )
+            await self._hide_the_time(came)
             raise
         self._throttle.succeeded(login)
         if not account.ext:
             raise Forbidden("this account has no extension")
         token, identity = self._tokens.issue(
-            mx=account.serial, ext=account.ext, jid=account.jid, now=self._clock()
+            mx=account.serial, ext=account.ext, jid=account.jid, now=self._now()
         )
         try:
             await self._sessions.open(identity.ext, identity.expires_at)
@@ -102,13 +109,23 @@ class Logins:
         log.info("login of {ext} from {address}", ext=identity.ext, address=address)
         return Grant(token=token, expires_in=self._tokens.lifetime)
 
+    async def _hide_the_time(self, came: float) -> None:
+        """Wait until the time of an answer says nothing of how long the MX took.
+
+        An MX refuses a name that it does not know at once, and asks a directory first about one
+        that it knows; some are even asked twice.
+        """
+        if self._refusal_step:
+            taken = self._now() - came
+            await deferLater(self._clock, self._refusal_step - taken % self._refusal_step)
+
     def identify(self, token: str) -> Identity:
         """Give whom a token speaks for.
 
         Raises:
             InvalidToken: It is not a token of this server, or has ended.
         """
-        return self._tokens.verify(token, self._clock())
+        return self._tokens.verify(token, self._now())
 
     async def log_out(self, identity: Identity) -> None:
         """Stop watching the extension; its streams end, its tokens stay good. Idempotent."""

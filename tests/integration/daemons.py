@@ -77,6 +77,8 @@ class Daemons:
             "listen": [f"tcp:0:interface={LOOPBACK}"],
             "html": str(html),
             **settings,
+            # Tests do not wait for what is promised to be slow.
+            "login": {"refusal_step": 0, **settings.get("login", {})},
             "mx": {
                 "addr": f"{host}:{port}",
                 "login": "mxflex",

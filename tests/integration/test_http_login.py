@@ -5,11 +5,14 @@ from __future__ import annotations
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import gatherResults
 
 from mxflex.simulator.faults import CommandFault
 from mxflex.simulator.session import USER
 from mxflex.wire.messages import CSTAError, LoginFailed
 from tests.integration.daemons import EXT, LOGIN, PASSWORD
+from tests.integration.mx_bench import in_directory
+from tests.integration.raw_http import request_bytes
 
 GOOD = {"login": LOGIN, "password": PASSWORD}
 WRONG = {"login": LOGIN, "password": "nonsense"}
@@ -105,6 +108,48 @@ async def test_a_refusal_has_the_words_of_the_mx(daemon):
     reply = await running.post("/api/login", GOOD)
     assert (reply.status, reply.error) == (403, "Account is locked <till 5>")
     assert not running.mx.received("MonitorStart")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_time_of_a_refusal_tells_no_name(daemon):
+    """Unknown names, wrong passwords, and users that the MX is asked about twice wait alike.
+
+    None is answered before the first step of `login.refusal_step` is over, though the MX says no at
+    once; who is let in does not wait.
+    """
+    running = await daemon(mx={"verify": "none"}, login={"refusal_step": 1})
+    in_directory(running.mx, "3096")
+    began = running.seconds()
+
+    async def refused(login):
+        reply = await running.post("/api/login", {"login": login, "password": "nonsense"})
+        assert reply.status == 403
+        return running.seconds() - began
+
+    waiting = gatherResults(
+        [running.later(refused(login)) for login in ("nobody", LOGIN, "user3096")]
+    )
+    assert (await running.post("/api/login", GOOD)).status == 200
+    # The MX has answered long ago, and all of them still wait.
+    await running.soon(running.mx.when(lambda: len(running.mx.connections) == 1))
+    assert not waiting.called
+    assert [each.command.user_name for each in user_logins(running)].count("user3096") == 2
+    # The timer of the reactor may be early by less than a tick of the clock.
+    assert min(await waiting) > 0.99
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_does_not_wait_for_its_refusal(daemon):
+    """Who leaves before a refusal is told leaves nothing behind, however long it would last."""
+    running = await daemon(login={"refusal_step": 10})
+    client = await running.connect()
+    form = "Content-Type: application/x-www-form-urlencoded"
+    client.send(request_bytes("POST", "/api/login", form, body=b"login=nobody&password=x"))
+    await running.soon(running.mx.when_command("loginRequest", 2))
+    await running.when(lambda: [line for line in running.log.lines if "refused, code" in line])
+    client.abort()
+    await running.when(lambda: running.log.of("mxflex.access"))
+    assert "(client gone)" in running.log.of("mxflex.access")[-1]
 
 
 @pytest_twisted.ensureDeferred

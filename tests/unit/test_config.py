@@ -65,7 +65,9 @@ mx: {
         token=config.TokenSettings(lifetime=3600, key=None),
         events=config.EventSettings(heartbeat=15.0, history=256, max_unsent=262144),
         calls=config.CallSettings(restrict=True),
-        login=config.LoginSettings(max_failures=10, window=300.0, parallel=32, queue=128),
+        login=config.LoginSettings(
+            max_failures=10, window=300.0, parallel=32, queue=128, refusal_step=0.25
+        ),
         proxies=(),
         cors=(),
     )
@@ -304,6 +306,8 @@ def test_mistakes_in_the_text(text, line):
         ("login: {window: 0.5}", "login.window", "from 1 to 86400"),
         ("login: {parallel: 0}", "login.parallel", "from 1 to 1000"),
         ("login: {queue: -1}", "login.queue", "from 0 to"),
+        ("login: {refusal_step: -0.1}", "login.refusal_step", "from 0 to 10"),
+        ("login: {refusal_step: 10.5}", "login.refusal_step", "from 0 to 10"),
         ("proxies: 10.0.0.1", "proxies", "expected a list of addresses"),
         ("proxies: [10.0.0.1, proxy]", "proxies[1]", "an IP address or a network such as"),
         ("proxies: [10.0.0.1/8]", "proxies[0]", "bits are set behind the prefix"),
@@ -545,12 +549,14 @@ def test_bounds_are_inclusive():
     loaded = of(
         f"token: {{lifetime: 1, key: {'é' * 16}}}\n"
         "events: {heartbeat: 0.1, history: 0, max_unsent: 65536}\n"
-        "login: {max_failures: 1, window: 1, parallel: 1, queue: 0}\n"
+        "login: {max_failures: 1, window: 1, parallel: 1, queue: 0, refusal_step: 0}\n"
     )
     assert loaded.token.lifetime == 1
     assert loaded.token.key == ("é" * 16).encode()
     assert loaded.events == config.EventSettings(heartbeat=0.1, history=0, max_unsent=65536)
-    assert loaded.login == config.LoginSettings(max_failures=1, window=1, parallel=1, queue=0)
+    assert loaded.login == config.LoginSettings(
+        max_failures=1, window=1, parallel=1, queue=0, refusal_step=0
+    )
 
 
 def test_origins_come_out_as_browsers_send_them():

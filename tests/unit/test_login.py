@@ -6,7 +6,10 @@ import inspect
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from mxflex.errors import (
@@ -85,12 +88,28 @@ class Watch:
 class Door:
     """Logins with everything they need, at a time that stands unless it is set."""
 
-    def __init__(self, max_failures=3):
-        self.now = NOW
+    def __init__(self, max_failures=3, refusal_step=0):
+        self.clock = Clock()
+        self.clock.advance(NOW)
         self.check, self.watch = Check(), Watch()
         self.throttle = Throttle(max_failures, 300)
         self.tokens = Tokens(3600, b"k" * 64)
-        self.logins = Logins(lambda: self.now, self.check, self.throttle, self.tokens, self.watch)
+        self.logins = Logins(
+            self.clock,
+            self.check,
+            self.throttle,
+            self.tokens,
+            self.watch,
+            refusal_step=refusal_step,
+        )
+
+    @property
+    def now(self):
+        return self.clock.seconds()
+
+    @now.setter
+    def now(self, now):
+        self.clock.advance(now - self.now)
 
     def knock(self, login="user_login", password="password", address=HERE):
         """Begin a login; give the Deferred of what comes of it."""
@@ -316,3 +335,83 @@ class TestThrottle:
         knocking.cancel()
         assert isinstance(error_of(knocking), CancelledError)
         assert door.watch.opened == []
+
+
+class TestTime:
+    """The time of a refusal tells nothing of what the MX did meanwhile."""
+
+    STEP = 0.25
+
+    def answered_after(self, taken, **door):
+        """Give after how many seconds a login is answered that the MX refuses after so many."""
+        door = Door(**{"refusal_step": self.STEP, **door})
+        came = door.now
+        knocking = door.knock()
+        answered = []
+        knocking.addErrback(lambda failure: answered.append((door.now - came, failure.value)))
+        door.clock.advance(taken)
+        door.check.refuse(LoginRefused("no", 4))
+        while not answered:
+            door.clock.advance(min(call.getTime() for call in door.clock.calls) - door.now)
+        after, error = answered[0]
+        assert isinstance(error, LoginRefused)
+        assert door.clock.calls == []
+        return after
+
+    @pytest.mark.parametrize("taken", [0, 0.001, 0.03, 0.125, 0.2499])
+    def test_one_moment_for_all(self, taken):
+        """Whatever the MX does within a step, the answer comes at the end of that step."""
+        assert self.answered_after(taken) == pytest.approx(self.STEP)
+
+    @pytest.mark.parametrize(("taken", "steps"), [(0.2501, 2), (0.49, 2), (0.51, 3), (7, 29)])
+    def test_a_slow_mx(self, taken, steps):
+        """Beyond it, the answer comes at the end of the step that the MX needed."""
+        assert self.answered_after(taken) == pytest.approx(steps * self.STEP)
+
+    @given(taken=st.floats(0, 30), step=st.floats(0.01, 10))
+    def test_always_at_a_multiple(self, taken, step):
+        """An answer comes at a multiple of the step, at the most one step after the MX's."""
+        after = self.answered_after(taken, refusal_step=step)
+        assert after / step == pytest.approx(round(after / step), abs=1e-3)
+        assert taken - 1e-3 <= after <= taken + step + 1e-3
+
+    def test_it_is_counted_at_once(self):
+        """Whoever tries others meanwhile is not let through for it."""
+        door = Door(max_failures=1, refusal_step=self.STEP)
+        door.knock().addErrback(lambda _: None)
+        door.check.refuse(LoginRefused("no"))
+        assert isinstance(error_of(door.knock()), TooManyRequests)
+
+    def test_switched_off(self):
+        """With a step of 0 a refusal is told at once."""
+        assert isinstance(Door(refusal_step=0).fail(), LoginRefused)
+
+    def test_who_is_let_in_does_not_wait(self):
+        """The right password is answered at once."""
+        door = Door(refusal_step=self.STEP)
+        knocking = door.knock()
+        door.check.answer()
+        assert result_of(knocking)
+
+    @pytest.mark.parametrize("login", ["user_login", "nobody"])
+    def test_too_many_is_told_at_once(self, login):
+        """429 says nothing of the MX, which was not asked; it comes at once for every name."""
+        door = Door(max_failures=1, refusal_step=self.STEP)
+        door.throttle.failed(login, HERE, door.now)
+        assert isinstance(error_of(door.knock(login)), TooManyRequests)
+        assert door.clock.calls == []
+
+    @pytest.mark.parametrize("error", [MXUnavailable("down"), MXTimeout("slow"), MXBusy("busy")])
+    def test_an_mx_that_is_away_is_told_at_once(self, error):
+        """An MX that cannot be asked refuses nobody."""
+        door = Door(refusal_step=self.STEP)
+        assert door.fail(error=error) is error
+
+    def test_a_client_that_leaves_meanwhile(self):
+        """A client that does not wait for its refusal leaves nothing behind."""
+        door = Door(refusal_step=self.STEP)
+        knocking = door.knock()
+        door.check.refuse(LoginRefused("no"))
+        knocking.cancel()
+        assert isinstance(error_of(knocking), CancelledError)
+        assert door.clock.calls == []
