@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-quick dist clean
+.PHONY: help demo test lint format bench bench-quick soak dist clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -19,6 +19,7 @@ help:
 	@echo "make format   let ruff format the code"
 	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; half an hour"
 	@echo "make bench-quick   a minute of it"
+	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
 	@echo "make dist     build the wheel and the source archive into dist/"
 	@echo "make clean    remove what the other targets have made"
 	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
@@ -64,6 +65,10 @@ bench: $(VENV)/.stamp-bench
 
 bench-quick: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks --plan quick $(BENCH_ARGS)
+
+SOAK_MINUTES ?= 60
+soak: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 # A leftover build/ would put deleted modules back into the wheel.
 dist: $(VENV)/.stamp-test

@@ -5,6 +5,7 @@
     native/         two programs in C: `load.c`, the readers; `floor.c`, the least a server can be
     plan.py         what is measured, in full and quickly
     sample.py       the event and the company that all is measured with
+    machine.py      where the figures come from
     processes.py    other programs: lines to and from them, their processor time and memory
     source.py       a program of its own: makes events at a pace; plays the MX, or a publisher
     peers.py        starts MXFlex, nginx with nchan, or the floor, each with its source
@@ -16,4 +17,5 @@
     results.py      what was measured, and its medians
     tables.py       the results as text, with ratios, and the targets
     plots.py        the results as pictures
+    soak/           an hour in which the MX fails and clients come and go: `make soak`
 """

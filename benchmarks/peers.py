@@ -11,8 +11,9 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 from urllib.parse import urlencode
 
@@ -109,10 +110,15 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _source(folder: Path, *words: str) -> Program:
-    command = [sys.executable, "-m", "benchmarks.source", *words]
+def start_module(name: str, module: str, folder: Path, *words: str) -> Program:
+    """Start a module of this package as a program of its own."""
+    command = [sys.executable, "-m", module, *words]
     # The package is not installed; Python finds it from here.
-    return Program("source", ["/usr/bin/env", f"PYTHONPATH={_ROOT}", *command], folder)
+    return Program(name, ["/usr/bin/env", f"PYTHONPATH={_ROOT}", *command], folder)
+
+
+def _source(folder: Path, *words: str) -> Program:
+    return start_module("source", "benchmarks.source", folder, *words)
 
 
 def _until(condition: Callable[[], bool], server: Program) -> None:
@@ -141,31 +147,12 @@ def start_mxflex(folder: Path, transport: Transport) -> Stand:
     source = _source(folder, "mx")
     try:
         mx_port = source.read(PATIENCE)["port"]
-        port = free_port()
-        settings: dict[str, object] = {
-            "host": f"localhost:{port}",
-            "listen": [f"tcp:{port}:interface={LOOPBACK}"],
-            "html": str(folder),
-            "mx": {
-                "addr": f"{LOOPBACK}:{mx_port}",
-                "login": SERVER_LOGIN,
-                "password": SERVER_PASSWORD,
-                "verify": "none",
-            },
-        }
-        if transport is not Transport.PLAIN:
-            certificate, key = make_certificate(folder)
-            settings["tls"] = {"certificate": str(certificate), "key": str(key)}
-        config = folder / "mxflex.json"
-        config.write_text(json.dumps(settings), encoding="utf-8")
-        words = ("--nodaemon", "--pidfile=", "mxflex", "--config", config)
-        server = Program("mxflex", [_BIN / "twistd", *words], folder, answers=False)
+        server, port = start_daemon(folder, transport, mx_port)
     except BaseException:
         source.stop()
         raise
     stand = Stand(server=server, source=source, port=port, target="/api/events")
     try:
-        _until(lambda: _listens(port), server)
         _until(lambda: _log_in(stand, transport), server)
     except BaseException:
         stand.__exit__()
@@ -174,11 +161,66 @@ def start_mxflex(folder: Path, transport: Transport) -> Stand:
     return stand
 
 
-def _log_in(stand: Stand, transport: Transport) -> bool:
-    """Log the first person in; False while the connection to the MX is not there yet."""
-    connection = connect(stand.port, transport)
+def start_daemon(
+    folder: Path,
+    transport: Transport,
+    mx_port: int,
+    *,
+    name: str = "mxflex",
+    account: str = SERVER_LOGIN,
+    settings: Mapping[str, object] = MappingProxyType({}),
+) -> tuple[Program, int]:
+    """Start the installed `twistd mxflex`.
+
+    Args:
+        folder: Where its configuration and its log go.
+        transport: Plain, or TLS with HTTP/2.
+        mx_port: Where the MX is.
+        name: Names its files.
+        account: Its login at the MX.
+        settings: Further keys of its configuration.
+
+    Returns:
+        The daemon, once it listens, and its port.
+    """
+    port = free_port()
+    configuration: dict[str, object] = {
+        "host": f"localhost:{port}",
+        "listen": [f"tcp:{port}:interface={LOOPBACK}"],
+        "html": str(folder),
+        "mx": {
+            "addr": f"{LOOPBACK}:{mx_port}",
+            "login": account,
+            "password": SERVER_PASSWORD,
+            "verify": "none",
+        },
+        **settings,
+    }
+    if transport is not Transport.PLAIN:
+        certificate, key = make_certificate(folder)
+        configuration["tls"] = {"certificate": str(certificate), "key": str(key)}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(configuration), encoding="utf-8")
+    words = ("--nodaemon", "--pidfile=", "mxflex", "--config", path)
+    server = Program(name, [_BIN / "twistd", *words], folder, answers=False)
     try:
-        body = urlencode({"login": login_of(0), "password": PASSWORD})
+        _until(lambda: _listens(port), server)
+    except BaseException:
+        server.stop()
+        raise
+    return server, port
+
+
+def _log_in(stand: Stand, transport: Transport) -> bool:
+    stand.token = log_in(stand.port, transport, 0)
+    return bool(stand.token)
+
+
+def log_in(port: int, transport: Transport, person: int) -> str:
+    """Log somebody in, and give the token; "" while there is no MX."""
+    connection = connect(port, transport)
+    try:
+        body = urlencode({"login": login_of(person), "password": PASSWORD})
         form = {"content-type": "application/x-www-form-urlencoded"}
         connection.request("POST", "/api/login", body, form)
         answer = connection.getresponse()
@@ -186,10 +228,11 @@ def _log_in(stand: Stand, transport: Transport) -> bool:
     finally:
         connection.close()
     if answer.status == http.client.OK:
-        stand.token = json.loads(content)["access_token"]
-    elif answer.status != http.client.SERVICE_UNAVAILABLE:
+        token: str = json.loads(content)["access_token"]
+        return token
+    if answer.status not in (http.client.SERVICE_UNAVAILABLE, http.client.GATEWAY_TIMEOUT):
         raise BenchmarkError(f"the login was answered {answer.status}: {content!r}")
-    return bool(stand.token)
+    return ""
 
 
 def connect(port: int, transport: Transport = Transport.PLAIN) -> http.client.HTTPConnection:

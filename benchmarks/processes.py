@@ -128,6 +128,10 @@ class Program:
                     total += int(line.split()[1]) * 1024
         return total
 
+    def descriptors(self) -> int:
+        """Give how many files, sockets among them, it has open; its children are not counted."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def _family(self) -> Iterator[int]:
         yield self.pid
         for path in Path("/proc").glob("[0-9]*/stat"):

@@ -7,6 +7,8 @@ nanoseconds of CLOCK_MONOTONIC: the readers check the one and reckon with the ot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from mxflex.simulator.behaviour import Behaviour
@@ -66,13 +68,23 @@ def make_behaviour() -> Behaviour:
     return Behaviour(namespace=True)
 
 
-def make_company() -> Company:
-    """Give a company of 500 people, the first of whom is watched by all streams."""
+def make_company(people: int = PEOPLE, accounts: Iterable[str] = (SERVER_LOGIN,)) -> Company:
+    """Give a company.
+
+    Args:
+        people: How many work there; the first one has the extension `EXT`.
+        accounts: The names that servers log in with.
+    """
     return Company(
-        [_person(number) for number in range(PEOPLE)],
+        [_person(number) for number in range(people)],
         serial=SERIAL,
-        accounts=(ServerAccount(login=SERVER_LOGIN, password=SERVER_PASSWORD),),
+        accounts=tuple(ServerAccount(login=login, password=SERVER_PASSWORD) for login in accounts),
     )
+
+
+def ext_of(number: int) -> str:
+    """Give the extension of a person."""
+    return str(FIRST_EXT + number)
 
 
 def login_of(number: int) -> str:
@@ -85,7 +97,7 @@ def _person(number: int) -> User:
         jid=make_jid(SERIAL, number + 1),
         login=login_of(number),
         password=PASSWORD,
-        ext=str(FIRST_EXT + number),
+        ext=ext_of(number),
         first_name=("Alexandra", "Борис", "Chloé", "Dmitri", "Erika")[number % 5],
         last_name=f"Featherstone-{number}",
         cell_phone=f"+4477009{number:05}",

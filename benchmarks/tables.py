@@ -32,7 +32,7 @@ def render(results: Results) -> str:
         "## Memory of an idle stream, KiB resident\n\n" + _memory(results),
         "## Requests, processor time of the server in microseconds\n\n" + _api(results),
         "## One event, processor time in microseconds\n\n"
-        + _table(("step", "µs"), [(k, _number(v, 1)) for k, v in results.encoding.items()]),
+        + table(("step", "µs"), [(k, _number(v, 1)) for k, v in results.encoding.items()]),
     ]
     remarks = [*results.missed, *results.faults(), *_bottlenecks(results)]
     if remarks:
@@ -40,7 +40,7 @@ def render(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Give a table whose columns are aligned, so that it reads well without a renderer, too."""
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -91,7 +91,7 @@ def _figures(
         others = [figure(case, NCHAN), figure(case, FLOOR_NAME)]
         cells = _compared(figure(case, MXFLEX), others, digits)
         rows.append((case.way, f"{case.streams:,}", _load(case), *cells))
-    return _table(("way", "streams", "load", *_HEAD), rows)
+    return table(("way", "streams", "load", *_HEAD), rows)
 
 
 def _latencies(results: Results) -> str:
@@ -106,7 +106,7 @@ def _latencies(results: Results) -> str:
             )
             cells = _compared(own, others, 2)
             rows.append((case.way, f"{case.streams:,}", _load(case), percentile, *cells))
-    return _table(("way", "streams", "load", "", *_HEAD), rows)
+    return table(("way", "streams", "load", "", *_HEAD), rows)
 
 
 def _memory(results: Results) -> str:
@@ -118,7 +118,7 @@ def _memory(results: Results) -> str:
         if held.transport is Transport.H2:
             way = f"{way}, {held.per_connection} a connection"
         rows.append((way, f"{held.streams:,}", *_compared(own, others, 1), floor))
-    return _table(("way", "streams", *_HEAD[:-1]), rows)
+    return table(("way", "streams", *_HEAD[:-1]), rows)
 
 
 def _kib(results: Results, held: Held, peer: str) -> float | None:
@@ -132,7 +132,7 @@ def _api(results: Results) -> str:
         own, other = (peers.get(peer, {}) for peer in (MXFLEX, NCHAN))
         cells = _compared(own.get("cpu_us"), [other.get("cpu_us")], 0)
         rows.append((name, *cells, _number(own.get("p50_ms"), 2)))
-    return _table(("request", "MXFlex", "nginx", "ratio", "MXFlex p50, ms"), rows)
+    return table(("request", "MXFlex", "nginx", "ratio", "MXFlex p50, ms"), rows)
 
 
 def _bottlenecks(results: Results) -> list[str]:
@@ -271,7 +271,7 @@ def _targets(results: Results) -> str:
         figure = f"{median(rounds):,.2f} {unit}" if rounds else _ABSENT
         spread = f"{min(rounds):,.2f} to {max(rounds):,.2f}" if len(rounds) > 1 else _ABSENT
         rows.append((target.text, target.wanted, figure, spread, _verdict(target, rounds)))
-    return _table(("measure", "at most", "measured", "rounds", "reached"), rows)
+    return table(("measure", "at most", "measured", "rounds", "reached"), rows)
 
 
 def _verdict(target: Target, rounds: Sequence[float]) -> str:
