@@ -92,10 +92,6 @@ def _at_once(act: Callable[[], None]) -> None:
     act()
 
 
-def _nothing() -> None:
-    """Take no interest in what has been sent."""
-
-
 class Hub:
     """Extensions and topics, their histories and their listeners.
 
@@ -106,7 +102,6 @@ class Hub:
         history: Events kept for each extension and each topic.
         later: Does something at the end of the reactor's turn; what is published until then is
             sent together. By default each event goes out at once.
-        sent: Called when listeners have been sent something.
     """
 
     def __init__(
@@ -115,16 +110,13 @@ class Hub:
         encode: Encoder,
         gap: Callable[[str, float | None], bytes],
         history: int,
-        *,
         later: Callable[[Callable[[], None]], object] = _at_once,
-        sent: Callable[[], None] = _nothing,
     ) -> None:
         self._clock = clock
         self._encode = encode
         self._gap = gap
         self._history = history
         self._later = later
-        self._sent = sent
         self._ids = Ids()
         self._channels: dict[str, _Channel] = {}
         self._topics = {
@@ -135,6 +127,9 @@ class Hub:
         self._pending: dict[_Channel, list[bytes]] = {}
         self._pending_bytes = 0
         self._scheduled = False
+        # How many rounds of sending are under way, one within the other, and who has left since.
+        self._sending = 0
+        self._left: set[Listener] = set()
 
     def _make_channel(self, *, shared: bool) -> _Channel:
         return _Channel(History(self._history, self._ids.next(self._clock())), shared)
@@ -229,6 +224,8 @@ class Hub:
         self._leave_topics([listener])
 
     def _leave_topics(self, listeners: Iterable[Listener]) -> None:
+        if self._sending:
+            self._left.update(listeners)
         for channel in self._topics.values():
             for listener in listeners:
                 channel.listeners.pop(listener, None)
@@ -273,7 +270,6 @@ class Hub:
                 if channel.bystanders:
                     self.flush()
                     self._send(channel.bystanders, frame)
-                    self._sent()
 
     def announce_gap(self, topic: Topic, reason: str, since: float) -> None:
         """Tell the streams of a topic that events of it are lost; see `publish_gap`."""
@@ -313,12 +309,13 @@ class Hub:
         self._pending_bytes = 0
         for channel, frames in pending.items():
             self._send(channel.listeners, frames[0] if len(frames) == 1 else b"".join(frames))
-        self._sent()
 
     def _send(self, listeners: dict[Listener, None], data: bytes) -> None:
+        # Whoever leaves while this runs, since others are sent something, gets nothing any more.
+        left = self._left
+        self._sending += 1
         for listener in list(listeners):
-            # One that was cut off while this runs has left the dict.
-            if listener not in listeners:
+            if left and listener in left:
                 continue
             try:
                 listener.send(data)
@@ -327,6 +324,9 @@ class Hub:
                 listeners.pop(listener, None)
                 self._leave_topics([listener])
                 _end(listener)
+        self._sending -= 1
+        if not self._sending:
+            left.clear()
 
 
 def _end(listener: Listener) -> None:

@@ -11,6 +11,7 @@ from klein import Klein
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
@@ -19,7 +20,6 @@ from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Logins
-from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_token
 from mxflex.web.eventstream import EventStreams
@@ -42,7 +42,6 @@ class Api:
 
     Args:
         logins: Logins and logouts.
-        sessions: Which extensions are watched.
         streams: Event streams.
         calls: Call control.
         contacts: The address book.
@@ -51,15 +50,9 @@ class Api:
     app = Klein()
 
     def __init__(
-        self,
-        logins: Logins,
-        sessions: Sessions,
-        streams: EventStreams,
-        calls: Calls,
-        contacts: Contacts,
+        self, logins: Logins, streams: EventStreams, calls: Calls, contacts: Contacts
     ) -> None:
         self._logins = logins
-        self._sessions = sessions
         self._streams = streams
         self._calls = calls
         self._contacts = ContactList(contacts)
@@ -98,15 +91,14 @@ class Api:
     # --- What happens -------------------------------------------------------------------------
 
     @app.route("/events", methods=["GET"])
-    async def events(self, request: Request) -> None:
+    def events(self, request: SiteRequest) -> IResource:
         """Stream the events of the user's extension for as long as the client listens."""
         identity = self._identify(request)
         accept = read_list(request, "accept")
         # An empty list excludes nothing.
         if accept and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
             raise NotAcceptable(f"this resource is {EVENT_STREAM} alone")
-        await self._sessions.resume(identity.ext, identity.expires_at)
-        await self._streams.serve(request, identity.ext, _topics(request), _last_event_id(request))
+        return self._streams.open(request, identity.ext, _topics(request), _last_event_id(request))
 
     @app.route("/contacts", methods=["GET"])
     def contacts(self, request: Request) -> bytes:

@@ -6,17 +6,19 @@ Source: WHATWG HTML, 9.2 ("Server-sent events"); docs/api.md, "Events".
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
-from twisted.web.http import Request
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from mxflex.gateway.hub import Backlog, Topic
 from mxflex.gateway.sessions import Sessions
-from mxflex.web.fastpath import Chunks, writer_for
+from mxflex.web.fastpath import Chunks, Corks, RequestWriter, Writer, writer_for
+from mxflex.web.site import Request
 
 log = Logger()
 
@@ -52,31 +54,55 @@ class EventStream:
     Args:
         request: The request, not yet answered.
         max_unsent: Bytes that the client may owe.
-        chunks: See `mxflex.web.fastpath`.
+        over: Called once with the stream when it has ended, in whatever way.
 
     Attributes:
-        closed: Fires when the stream ended in order; cancelled when the client has gone.
+        send: Takes bytes for the client. It is one call from here to the socket: with a thousand
+            streams each further one counts.
     """
 
-    def __init__(self, request: Request, max_unsent: int, chunks: Chunks) -> None:
-        self._request = request
-        self._write = writer_for(request, chunks)
-        self._bound = self._max_waiting = max_unsent - TRANSPORT_BUFFER_BYTES
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._paused = False
-        self._over = False
-        self.closed: Deferred[None] = Deferred()
+    __slots__ = (
+        "_bound",
+        "_max_waiting",
+        "_over",
+        "_request",
+        "_waiting",
+        "_waiting_bytes",
+        "_writer",
+        "send",
+    )
 
-    def begin(self, backlog: Backlog) -> None:
-        """Answer with the headers, at once, and with what the client missed."""
+    def __init__(
+        self, request: Request, max_unsent: int, over: Callable[[EventStream], None]
+    ) -> None:
+        self._request = request
+        self._writer: Writer = RequestWriter(request)
+        self.send: Callable[[bytes], None] = self._writer.write
+        self._bound = self._max_waiting = max_unsent - TRANSPORT_BUFFER_BYTES
+        # There only while the client does not read.
+        self._waiting: deque[bytes] | None = None
+        self._waiting_bytes = 0
+        self._over: Callable[[EventStream], None] | None = over
+
+    def begin(self, backlog: Backlog, chunks: Chunks, corks: Corks) -> None:
+        """Answer with the headers, at once, and with what the client missed.
+
+        Args:
+            backlog: What it missed.
+            chunks: See `mxflex.web.fastpath`.
+            corks: Likewise.
+        """
         request = self._request
         request.setHeader(b"content-type", b"text/event-stream")
         request.setHeader(b"cache-control", b"no-cache, no-transform")
         request.setHeader(b"x-accel-buffering", b"no")
+        request.stream = self
         request.registerProducer(self, True)
         # The headers go the usual way.
         request.write(b"")
+        self._writer = writer_for(request, chunks, corks)
+        if self._waiting is None:
+            self.send = self._writer.write
         # The opening names the id before the backlog only when nothing is missed; with a backlog
         # the events name their own.
         self.send(_opening(backlog.last_id) if not backlog.frames else _retry())
@@ -86,67 +112,88 @@ class EventStream:
         for frame in backlog.frames:
             self.send(frame)
 
-    def send(self, frame: bytes) -> None:
-        """Send bytes now, or when the client has read what is before them."""
-        if self._over:
-            return
-        if not self._paused:
-            self._write(frame)
-            return
-        self._waiting.append(frame)
-        self._waiting_bytes += len(frame)
+    def _keep(self, data: bytes) -> None:
+        """Keep bytes until the client has read what is before them."""
+        assert self._waiting is not None
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
         if self._waiting_bytes > self._max_waiting:
             log.info("a client that does not read its event stream is cut off")
-            self._cut()
+            self._request.channel.forceAbortClient()
+            # HTTP/1.1 tells later that the client has gone.
+            self.gone()
 
     def heartbeat(self) -> None:
         """Show the client, and whatever lies between, that the stream lives."""
         # What waits will show it, too.
-        if not self._paused:
+        if self._waiting is None:
             self.send(COMMENT)
 
     def end(self) -> None:
         """End the response in order; what waits for a slow client is dropped."""
-        if not self._over:
-            self.release()
-            self.closed.callback(None)
+        request = self._request
+        if self.gone():
+            request.unregisterProducer()
+            request.finish()
 
-    def _cut(self) -> None:
-        self.release()
-        self._request.channel.forceAbortClient()
-
-    def release(self) -> None:
-        """Let go of everything. Idempotent."""
-        if not self._over:
-            self._over = True
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            # A request whose client has gone has lost its channel, and the producer with it.
-            if self._request.channel is not None:
-                self._request.unregisterProducer()
+    def gone(self) -> bool:
+        """Let go of everything; tell whether the stream was open until now."""
+        over, self._over = self._over, None
+        if over is None:
+            return False
+        self._waiting = None
+        self.send = _drop
+        self._request.sentLength += self._writer.sent
+        over(self)
+        return True
 
     # --- IPushProducer: the transport says when the client reads ------------------------------
 
     def pauseProducing(self) -> None:
         """Keep events back: the transport holds enough."""
-        self._paused = True
+        if self._over is not None and self._waiting is None:
+            self._waiting = deque()
+            self.send = self._keep
 
     def resumeProducing(self) -> None:
         """Send what waits, until the transport holds enough again."""
-        self._paused = False
-        while self._waiting and not self._paused and not self._over:
-            frame = self._waiting.popleft()
-            self._waiting_bytes -= len(frame)
+        waiting, self._waiting = self._waiting, None
+        if self._over is None:
+            return
+        self.send = self._writer.write
+        while waiting and self._waiting is None:
+            data = waiting.popleft()
+            self._waiting_bytes -= len(data)
             # What was missed goes first; when it has gone, only the bound itself is left.
-            self._max_waiting = max(self._bound, self._max_waiting - len(frame))
-            self._write(frame)
+            self._max_waiting = max(self._bound, self._max_waiting - len(data))
+            self.send(data)
+        if waiting:
+            # Paused again; nothing has been put behind it meanwhile.
+            self._waiting = waiting
 
     def stopProducing(self) -> None:
-        """Know that the connection has gone; the request tells whoever awaits `closed`."""
+        """Know that the connection has gone; the request says so, too."""
+
+
+def _drop(_data: bytes) -> None:
+    """Send nothing: the stream is over."""
 
 
 def _retry() -> bytes:
     return b"retry: %d\n\n" % RETRY_MILLISECONDS
+
+
+class _LeftOpen(Resource):
+    """Leaves a request open whose answer has begun, and lets it shed what it needs no more."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        request.shed()
+        return NOT_DONE_YET
+
+
+LEFT_OPEN = _LeftOpen()
 
 
 class EventStreams(Service):
@@ -173,6 +220,7 @@ class EventStreams(Service):
         self._slots: list[dict[EventStream, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
         self._turn = 0
         self._chunks = Chunks()
+        self._corks = Corks(lambda act: clock.callLater(0, act))
         self._timer: IDelayedCall | None = None
         # When the next heartbeat is due.
         self._planned = 0.0
@@ -182,10 +230,10 @@ class EventStreams(Service):
         """How many streams are open."""
         return sum(map(len, self._slots))
 
-    async def serve(
+    def open(
         self, request: Request, ext: str, topics: frozenset[Topic], last_event_id: int | None
-    ) -> None:
-        """Answer a request with the events of an extension, until either side ends it.
+    ) -> IResource:
+        """Begin to answer a request with the events of an extension, until either side ends it.
 
         Args:
             request: The request, not yet answered.
@@ -193,21 +241,24 @@ class EventStreams(Service):
             topics: What the client wants to hear of.
             last_event_id: See `mxflex.gateway.hub.Hub.subscribe`.
 
+        Returns:
+            What leaves the request open when it is rendered.
+
         Raises:
             NotMonitored: The extension is not watched; nothing has been written.
         """
-        stream = EventStream(request, self._max_unsent, self._chunks)
-        backlog = self._sessions.subscribe(ext, stream, last_event_id, topics)
         # The slot whose turn was last has its next turn in a whole interval.
         slot = self._slots[self._turn]
-        slot[stream] = None
-        try:
-            stream.begin(backlog)
-            await stream.closed
-        finally:
+
+        def over(stream: EventStream) -> None:
             slot.pop(stream, None)
-            stream.release()
             self._sessions.unsubscribe(ext, stream)
+
+        stream = EventStream(request, self._max_unsent, over)
+        backlog = self._sessions.subscribe(ext, stream, last_event_id, topics)
+        slot[stream] = None
+        stream.begin(backlog, self._chunks, self._corks)
+        return LEFT_OPEN
 
     def startService(self) -> None:
         """Begin the heartbeat."""

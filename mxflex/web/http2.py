@@ -13,7 +13,7 @@ Source: RFC 9113.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -44,6 +44,7 @@ from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection, H2Stream
 from twisted.web.http_headers import InvalidHeaderName
 from zope.interface import implementer
 
+from mxflex.web.fastpath import Corks, SecureSender
 from mxflex.web.render import JSON_TYPE
 from mxflex.web.site import SERVER, Channel, access_log
 
@@ -68,6 +69,8 @@ MAX_DRAINED_BYTES = 1024 * 1024
 HEADER_TABLE_BYTES = 4096
 # What stands before each frame (RFC 9113, 4.1).
 FRAME_HEADER_BYTES = 9
+# What `FrameWriter` makes a frame of.
+_PARTS_OF_FRAME = 4
 # How long a client may take for the TLS handshake, in seconds.
 HANDSHAKE_SECONDS = 15.0
 
@@ -212,6 +215,10 @@ class Stream(H2Stream):
         """Cut off the client, by the name that HTTP/1.1 has for it."""
         self.abortConnection()
 
+    def event_writer(self, corks: Corks) -> FrameWriter:
+        """Give the shortest way to write the body of the answer; its headers have gone."""
+        return FrameWriter(self, self._conn, corks)
+
     def refuse(self, status: bytes, text: bytes) -> None:
         """Answer without the request, and want no more of it."""
         self.refusal = (status, text)
@@ -224,6 +231,57 @@ class Stream(H2Stream):
         """Let the producer go on, if what it writes may go out."""
         if not self._conn.blocked and self._conn.streams.get(self.streamID) is self:
             super().windowUpdated()
+
+
+class FrameWriter:
+    """Writes the body of an answer in DATA frames that go out with those of other streams.
+
+    Where nothing is queued on the connection and the windows have room, the frames are made here,
+    without the core, which is told how much of its windows they take.
+
+    Args:
+        stream: The answer's.
+        connection: The stream's.
+        corks: Says when the connection sends.
+
+    Attributes:
+        sent: Bytes so far that were written here.
+    """
+
+    __slots__ = ("_connection", "_core_stream", "_corks", "_id", "_stream", "sent")
+
+    def __init__(self, stream: Stream, connection: Connection, corks: Corks) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._corks = corks
+        self._core_stream = connection.conn.streams[stream.streamID]
+        # The end of a frame's header (RFC 9113, 4.1).
+        self._id = stream.streamID.to_bytes(4, "big")
+        self.sent = 0
+
+    def write(self, data: bytes) -> None:
+        """Send bytes with those of the other streams, or queue them behind what is queued."""
+        stream, connection, size = self._stream, self._connection, len(data)
+        core, core_stream = connection.conn, self._core_stream
+        self.sent += size
+        if (
+            # Whoever waits for its turn would never have it if others went past.
+            connection.queueing
+            or size > core_stream.outbound_flow_control_window
+            or size > core.outbound_flow_control_window
+            or size > core.max_outbound_frame_size
+            or connection.blocked
+            or connection.streams.get(stream.streamID) is not stream
+        ):
+            stream.write(data)
+            return
+        core_stream.outbound_flow_control_window -= size
+        core.outbound_flow_control_window -= size
+        corked = connection.corked
+        if not corked:
+            self._corks.add(connection.uncork)
+        # Length; type (0, DATA) and flags (none).
+        corked += (size.to_bytes(3, "big"), b"\0\0", self._id, data)
 
 
 class Connection(H2Connection):
@@ -257,6 +315,9 @@ class Connection(H2Connection):
         # reset comes first.
         self._shut: dict[Stream, float] = {}
         self._cutting: IDelayedCall | None = None
+        # Parts of frames that go out together; see `FrameWriter`.
+        self.corked: list[bytes] = []
+        self._sender: Callable[[bytes], None] | None = None
 
     def connectionMade(self) -> None:
         """Announce the limit of streams, and leave its enforcement to `_requestReceived`."""
@@ -265,6 +326,11 @@ class Connection(H2Connection):
         settings = self.conn.local_settings
         settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
         settings.acknowledge()
+
+    @property
+    def queueing(self) -> bool:
+        """Whether streams wait for their turn to send, or for a window."""
+        return bool(self._ready or self._shut)
 
     @property
     def blocked(self) -> bool:
@@ -445,6 +511,7 @@ class Connection(H2Connection):
     def _terminate(self, reason: Failure) -> None:
         """Send what the core has still to say, close, and do not wait for ever for that."""
         self.setTimeout(None)
+        self.uncork()
         # Bounded, so it may go out whether the client reads or not.
         self.transport.write(b"".join(self._bufferedControlFrames) + self.conn.data_to_send())
         self._bufferedControlFrames.clear()
@@ -482,6 +549,27 @@ class Connection(H2Connection):
         self._schedule()
         for stream in list(self.streams.values()):
             stream.windowUpdated()
+
+    def uncork(self) -> None:
+        """Send the frames that were made without the core. Idempotent.
+
+        Whatever else is sent of a stream has to come behind them.
+        """
+        corked = self.corked
+        if not corked or not self._stillProducing:
+            return
+        if self._sender is None:
+            sender = SecureSender.for_transport(self.transport)
+            self._sender = self.transport.write if sender is None else sender.send
+        data = b"".join(corked)
+        self._idle_frames.give(IDLE_FRAMES_PER_SENT * len(corked) / _PARTS_OF_FRAME)
+        corked.clear()
+        self._sender(data)
+        self.resetTimeout()
+
+    def _tryToWriteControlData(self) -> bool:
+        self.uncork()
+        return bool(super()._tryToWriteControlData())
 
     def writeHeaders(
         self,
@@ -562,6 +650,7 @@ class Connection(H2Connection):
         self._schedule()
 
     def _send_frame(self, stream: Stream) -> None:
+        self.uncork()
         stream_id, queue = stream.streamID, stream.queue
         window = self.conn.local_flow_control_window(stream_id)
         data = _take(queue, min(window, self.conn.max_outbound_frame_size))
@@ -631,7 +720,6 @@ class Negotiator(Protocol):
     timeOut: float | None = None
     callLater: Any = None
 
-    _channel: Any = None
     _timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -654,20 +742,15 @@ class Negotiator(Protocol):
         channel.factory = self.factory
         channel.timeOut = self.timeOut
         channel.callLater = self.callLater
-        self._channel = channel
+        # Whatever comes next is for the channel; nothing came before the handshake was done.
+        transport.wrappedProtocol = channel
         channel.makeConnection(transport)
         if http2:
             transport.registerProducer(channel, True)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Hand on what came; nothing comes before the handshake is done."""
-        self._channel.dataReceived(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell whoever took over."""
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002 - Twisted's
+        """Know that there was no handshake."""
         self._stop_timer()
-        if self._channel is not None:
-            self._channel.connectionLost(reason)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -14,6 +14,7 @@ from klein.resource import KleinResource
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from mxflex.web.render import has_left
@@ -23,7 +24,7 @@ class Routes(KleinResource):
     """Klein's resource, which calls the handler of a well-known path directly.
 
     Whatever is in no route literally takes Klein's own way: patterns, unknown paths and wrong
-    methods. Handlers give bytes or None, now or later.
+    methods. Handlers give bytes, None, or a resource to answer instead, now or later.
 
     Args:
         app: The routes and their handlers. What these raise is answered by the request itself.
@@ -50,16 +51,18 @@ class Routes(KleinResource):
             request.notifyFinish().addErrback(lambda _: result.cancel())
             result.addCallback(_answer, request).addErrback(_failed, request)
         else:
-            _answer(cast("bytes | None", result), request)
+            _answer(cast("bytes | IResource | None", result), request)
         return NOT_DONE_YET
 
 
-def _answer(body: bytes | None, request: Request) -> None:
+def _answer(result: bytes | IResource | None, request: Request) -> None:
     if has_left(request):
-        # Every stream ends so.
         return
-    if body:
-        request.write(body)
+    if result is not None and not isinstance(result, bytes):
+        request.render(result)
+        return
+    if result:
+        request.write(result)
     request.finish()
 
 

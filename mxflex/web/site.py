@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from io import BytesIO
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, AnyStr
+from typing import Any, AnyStr, Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
@@ -154,11 +155,43 @@ class Channel(HTTPChannel):
         super().resumeProducing()
         LineReceiver.dataReceived(self, b"")
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the requests, and let go of them: the garbage collector is not to be waited for."""
+        super().connectionLost(reason)
+        self.requests = []
+        self._requestProducer = None
+
     def loseConnection(self) -> None:
         """Close once everything is sent, or the client has not read it for too long."""
         if self._abortingCall is None:
             self.setTimeout(IDLE_SECONDS)
         super().loseConnection()
+
+
+class Stream(Protocol):
+    """An open event stream, as its request sees it."""
+
+    def gone(self) -> object:
+        """Know that the client has gone."""
+
+
+# What of a request lasts as long as its answer; see `Request.shed`.
+_LASTING = (
+    "_began",
+    "address",
+    "channel",
+    "chunked",
+    "clientproto",
+    "code",
+    "method",
+    "producer",
+    "queued",
+    "sentLength",
+    "startedWriting",
+    "stream",
+    "streamingProducer",
+    "uri",
+)
 
 
 def _ignore(_data: bytes) -> None:
@@ -170,6 +203,7 @@ class Request(TwistedRequest):
 
     Attributes:
         address: Where it came from, as far as that can be believed.
+        stream: Told when the client has gone, once the answer is an event stream.
     """
 
     channel: Channel
@@ -177,7 +211,9 @@ class Request(TwistedRequest):
     prepath: list[bytes]
     postpath: list[bytes]
     address = ""
+    stream: Stream | None = None
     _too_large = False
+    _began = 0.0
 
     def gotLength(self, length: int | None) -> None:
         """Prepare for a body of that length (None: chunked), or refuse it before it comes."""
@@ -217,7 +253,7 @@ class Request(TwistedRequest):
         """Answer, once the whole request has come."""
         site = self.channel.site
         self.address = client_address(self, site.proxies)
-        self.notifyFinish().addBoth(self._log_access, site.clock, site.clock.seconds())
+        self._began = site.clock.seconds()
         if self._too_large:
             self._answer(413, "the body is too large")
         elif not self._is_sound():
@@ -259,7 +295,32 @@ class Request(TwistedRequest):
             self.finish()
         return reason
 
-    def _log_access(self, result: object, clock: IReactorTime, began: float) -> None:
+    def finish(self) -> None:
+        """End the answer in order."""
+        site = self.channel.site
+        super().finish()
+        self._log_access(site, "")
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell whoever answers that the client has gone."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.gone()
+            self.producer = None
+        # HTTP/2 tells this of answers that have ended, too.
+        if self._began and not self.finished:
+            self._log_access(self.channel.site, " (client gone)")
+        super().connectionLost(reason)
+
+    def shed(self) -> None:
+        """Drop what an answer that goes on for hours needs no more.
+
+        What is left is for writing, for the end, and for the log.
+        """
+        self.__dict__ = {name: self.__dict__[name] for name in _LASTING if name in self.__dict__}
+        self.notifications = []
+
+    def _log_access(self, site: MXFlexSite, ending: str) -> None:
         access_log.info(
             "{address} {method} {uri} {status} {sent} {seconds:.3f}{ending}",
             address=self.address,
@@ -267,8 +328,8 @@ class Request(TwistedRequest):
             uri=_UNRESERVED.sub(_unquoted, self.uri).decode("ascii", "backslashreplace"),
             status=self.code,
             sent=self.sentLength,
-            seconds=clock.seconds() - began,
-            ending="" if result is None else " (client gone)",
+            seconds=site.clock.seconds() - self._began,
+            ending=ending,
         )
 
 

@@ -35,7 +35,7 @@ from zope.interface import implementer
 from mxflex.certs.files import CertificateFiles
 from mxflex.simulator.certificate import Certificate
 from mxflex.web.eventstream import EventStreams
-from mxflex.web.http2 import Connection
+from mxflex.web.http2 import Connection, Negotiator
 from tests.integration.daemons import LOGIN, LOOPBACK, PASSWORD
 from tests.integration.streams import parse_events
 
@@ -380,7 +380,8 @@ class SecureDaemon:
     @property
     def channels(self):
         """What the server has for each TLS connection: None before the handshake is done."""
-        return [each.wrappedProtocol._channel for each in self._tls.protocols]
+        inner = [each.wrappedProtocol for each in self._tls.protocols]
+        return [None if isinstance(each, Negotiator) else each for each in inner]
 
     @property
     def connection(self):

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 import pytest_twisted
+from h2.settings import SettingCodes
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -15,8 +16,23 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from mxflex.web.fastpath import Chunks, SocketWriter, writer_for
+from mxflex.web import eventstream
+from mxflex.web.fastpath import (
+    Chunks,
+    Corks,
+    RequestWriter,
+    SecureWriter,
+    SocketWriter,
+    writer_for,
+)
+from mxflex.web.http2 import FrameWriter
 from mxflex.web.site import MXFlexSite
+from mxflex.wire.codec import CallAttachedData, ConnectionID
+from mxflex.wire.messages import EstablishedEvent
+from tests.integration.daemons import EXT
+from tests.integration.h2client import ClientTLS
+from tests.integration.raw_http import RawConnection
+from tests.integration.streams import parse_events
 from tests.integration.victims import streams_of
 
 HEAD = b"GET / HTTP/%s\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -113,6 +129,10 @@ class _Factory:
         return self._protocol
 
 
+def corks():
+    return Corks(lambda act: reactor.callLater(0, act))
+
+
 async def turns(count):
     """Let the reactor go round so many times."""
     for _ in range(count):
@@ -127,18 +147,17 @@ async def test_the_same_bytes(paused):
     for fast in (False, True):
         exchange = Exchange()
         request = await exchange.begin(paused=paused)
-        write = writer_for(request, Chunks()) if fast else request.write
-        assert isinstance(write, SocketWriter) is fast
+        writer = writer_for(request, Chunks(), corks()) if fast else RequestWriter(request)
+        assert isinstance(writer, SocketWriter) is fast
         chance = random.Random(7)
         for _ in range(WRITES):
-            write(chance.choice(PIECES))
+            writer.write(chance.choice(PIECES))
             await turns(chance.choice([0, 0, 1, 3]))
         if paused:
             transport = request.channel.transport
             assert transport.dataBuffer or transport._tempDataBuffer, "the kernel took it all"
-        assert request.sentLength == sum(
-            len(piece) for piece in _replayed(random.Random(7), WRITES)
-        )
+        sent = writer.sent if fast else request.sentLength
+        assert sent == sum(len(piece) for piece in _replayed(random.Random(7), WRITES))
         bodies.append((await exchange.end())[1])
     assert bodies[0] == bodies[1]
 
@@ -151,19 +170,18 @@ def _replayed(chance, count):
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_overtakes_what_is_queued():
-    """Bytes that were queued before stay before, also those of `request.write`."""
+    """Bytes that were queued before stay before, also those of the request itself."""
     exchange = Exchange()
     request = await exchange.begin()
-    write = writer_for(request, Chunks())
+    write = writer_for(request, Chunks(), corks()).write
     request.write(b"first")
     write(b"second")
     await turns(3)
     write(b"third")
-    request.write(b"fourth")
-    write(b"fifth")
+    write(b"fourth")
     _, body = await exchange.end()
     texts = body.replace(b"\r\n", b" ").split()[1::2]
-    assert texts == [b"first", b"second", b"third", b"fourth", b"fifth"]
+    assert texts == [b"first", b"second", b"third", b"fourth"]
 
 
 @pytest_twisted.ensureDeferred
@@ -171,7 +189,7 @@ async def test_at_once():
     """When nothing is queued, the bytes are with the kernel before the call returns."""
     exchange = Exchange()
     request = await exchange.begin()
-    write = writer_for(request, Chunks())
+    write = writer_for(request, Chunks(), corks()).write
     await turns(5)
     write(b"now")
     transport = request.channel.transport
@@ -186,9 +204,9 @@ async def test_http10_has_no_chunks():
     """A client of HTTP/1.0 gets the bytes as they are, the usual way."""
     exchange = Exchange()
     request = await exchange.begin(b"1.0")
-    write = writer_for(request, Chunks())
-    assert not isinstance(write, SocketWriter)
-    write(b"plain")
+    writer = writer_for(request, Chunks(), corks())
+    assert isinstance(writer, RequestWriter)
+    writer.write(b"plain")
     _, body = await exchange.end()
     assert body == b"plain"
 
@@ -200,7 +218,7 @@ async def test_a_client_that_has_gone():
     request = await exchange.begin()
     gone = Deferred()
     request.notifyFinish().addErrback(lambda _: gone.callback(None))
-    write = writer_for(request, Chunks())
+    write = writer_for(request, Chunks(), corks()).write
     await turns(3)
     exchange.client.transport.abortConnection()
     for _ in range(3):
@@ -208,6 +226,129 @@ async def test_a_client_that_has_gone():
     await gone
     write(b"after the end")
     await exchange.port.stopListening()
+
+
+class Alternating:
+    """Gives streams the shortest way and the reference in turn, and remembers which it gave."""
+
+    def __init__(self):
+        self.given = []
+
+    def __call__(self, request, chunks, corks):
+        short = len(self.given) % 2 == 0
+        writer = writer_for(request, chunks, corks) if short else RequestWriter(request)
+        self.given.append(type(writer))
+        return writer
+
+
+def fill(running, chance, number):
+    """Let the MX send an event with its number, and with so many letters that sizes differ."""
+    size = chance.choice([0, 10, 500, 5_000, 20_000])
+    attached = CallAttachedData(name="filling", type="string", value="x" * size)
+    connection = ConnectionID(call_id=number, device_id=EXT)
+    running.mx.send_event(EXT, EstablishedEvent(connection=connection, cads=(attached,)))
+
+
+async def open_frames(server, count):
+    """Open streams on one HTTP/2 connection; give who reads, and what gives the texts so far."""
+    client = await server.connect({SettingCodes.INITIAL_WINDOW_SIZE: 300_000})
+    token = await client.log_in()
+    streams = [await client.open_stream(token) for _ in range(count)]
+    return [client], lambda: [bytes(stream.body) for stream in streams]
+
+
+async def open_chunks(connect, token, count):
+    """Open streams on HTTP/1.1; give who reads, and what gives the texts so far."""
+    head = f"GET /api/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+    readers = []
+    for _ in range(count):
+        reader = await connect()
+        reader.send(head.encode())
+        await reader.when(lambda reader=reader: b"\nid: " in reader.received)
+        readers.append(reader)
+    return readers, lambda: [dechunk(bytes(reader.received)) for reader in readers]
+
+
+async def feed(running, readers):
+    """Let events come alone and in bursts, while some readers pause; give how many came."""
+    chance, number = random.Random(11), 0
+    for turn in range(30):
+        for reader in readers[:2]:
+            if turn == 10:
+                reader.transport.pauseProducing()
+            if turn == 20:
+                reader.transport.resumeProducing()
+        for _ in range(chance.choice([1, 1, 2, 7])):
+            fill(running, chance, number)
+            number += 1
+        await turns(chance.choice([0, 1, 5]))
+    return number
+
+
+async def compare(running, readers, texts):
+    """Feed the streams, and hold them to have got everything, once, in order, all the same."""
+    number = await feed(running, readers)
+    last = b'"callId":%d,' % (number - 1)
+    await running.when(lambda: all(last in text and text[-2:] == b"\n\n" for text in texts()))
+    (text,) = set(texts())
+    assert [event.json["callId"] for event in parse_events(text)] == list(range(number))
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Let every second stream write by the request."""
+    ways = Alternating()
+    monkeypatch.setattr(eventstream, "writer_for", ways)
+    return ways
+
+
+SETTINGS = {"events": {"max_unsent": 5_000_000}}
+
+
+@pytest_twisted.ensureDeferred
+async def test_chunks_are_those_of_the_request(daemon, ways):
+    """Streams of HTTP/1.1 get the same bytes straight to the socket as by `request.write`."""
+    running = await daemon(**SETTINGS)
+    token = await running.log_in()
+    readers, texts = await open_chunks(running.connect, token, 6)
+    assert ways.given == [SocketWriter, RequestWriter] * 3
+    await compare(running, readers, texts)
+
+
+@pytest_twisted.ensureDeferred
+async def test_chunks_over_tls_are_those_of_the_request(secure, ways):
+    """The same over TLS."""
+    server = await secure(**SETTINGS)
+    token = await (await server.connect()).log_in()
+
+    def connect():
+        return server.open(RawConnection(server.running.soon), ClientTLS(protocols=None))
+
+    readers, texts = await open_chunks(connect, token, 6)
+    assert ways.given == [SecureWriter, RequestWriter] * 3
+    await compare(server.running, readers, texts)
+
+
+@pytest_twisted.ensureDeferred
+async def test_frames_hold_what_the_request_writes(secure, ways):
+    """The same in HTTP/2, where streams that take the long way share the connection."""
+    server = await secure(**SETTINGS)
+    readers, texts = await open_frames(server, 6)
+    assert ways.given == [FrameWriter, RequestWriter] * 3
+    await compare(server.running, readers, texts)
+
+
+def dechunk(received):
+    """Give the body of a chunked answer (RFC 9112, 7.1) as far as whole chunks have come."""
+    _, _, rest = received.partition(b"\r\n\r\n")
+    body = b""
+    while b"\r\n" in rest:
+        size, _, rest = rest.partition(b"\r\n")
+        if len(rest) < int(size, 16) + 2:
+            break
+        body += rest[: int(size, 16)]
+        rest = rest[int(size, 16) + 2 :]
+    return body
 
 
 def test_one_chunk_for_all():
