@@ -24,7 +24,7 @@ from mxflex.errors import CommandRefused, LoginRefused, MXError, MXTimeout, MXUn
 from mxflex.mx.addressbook import AddressBook
 from mxflex.mx.backoff import Backoff
 from mxflex.mx.monitors import Monitors
-from mxflex.mx.protocol import CLOSE_SECONDS, MXProtocol
+from mxflex.mx.protocol import MXProtocol
 from mxflex.mx.session import Dialer, server_login
 from mxflex.wire.messages import (
     CallEvent,
@@ -49,10 +49,11 @@ GOOD_LINK_SECONDS = 30 * SECOND
 PEACE_SECONDS = 30 * MINUTE
 # What failed on a good link (reading the address book, a monitor) is tried again after this pause.
 RETRY_SECONDS = 30 * SECOND
-# How long the steps of an orderly end may take; the last one ends after the connection was cut.
-STOP_SECONDS = 2 * SECOND
-LOGOUT_SECONDS = 1 * SECOND
-LOST_SECONDS = CLOSE_SECONDS + 1 * SECOND
+# How long the steps of an orderly end may take, together two seconds; then the connection is cut.
+# systemd and whoever waits for a stop are patient for five, of which the streams have their part.
+STOP_SECONDS = 1 * SECOND
+LOGOUT_SECONDS = 0.5 * SECOND
+LOST_SECONDS = 0.5 * SECOND
 # Names of unknown events that are remembered so that each is logged once.
 MAX_UNKNOWN_NAMES = 100
 MAX_NAME_CHARACTERS = 100
@@ -167,6 +168,7 @@ class ServerLink(Service):
             self._supervisor.cancel()
         if protocol is not None:
             await self._briefly(protocol.when_lost(), LOST_SECONDS)
+            protocol.abort(MXUnavailable("the connection to the MX was closed"))
         self.state = LinkState.STOPPED
 
     async def _briefly(self, step: Deferred[Any], seconds: float) -> None:

@@ -43,7 +43,7 @@ from tests.protocol.memory_mx import (
 MINUTE = 60.0
 HOUR = 60 * MINUTE
 # Steps of an orderly end: monitors, logout, close, and the turns of the reactor between them.
-STOP_BOUND = 6.5
+STOP_BOUND = 2.25
 
 
 class Ears:
