@@ -83,7 +83,7 @@ class TokenSettings:
 
     Attributes:
         lifetime: Seconds that a token is valid.
-        key: The signing key that several servers share, or None for a random one at each start.
+        key: The signing key that servers share, and restarts; None for a random one at each start.
     """
 
     lifetime: int = 3600

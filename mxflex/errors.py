@@ -110,7 +110,7 @@ class Forbidden(RequestError):
 
 
 class NotMonitored(Forbidden):
-    """The extension is not monitored: nobody has logged in as this user, or the user logged out."""
+    """The extension is not monitored: the user has logged out."""
 
 
 class NotAcceptable(RequestError):

@@ -88,7 +88,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         sessions,
         refusal_step=config.login.refusal_step,
     )
-    api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).resource()
+    api: IResource = Api(logins, sessions, streams, calls, Contacts(link.address_book)).resource()
     if not Path(config.html).is_dir():
         log.warn("there is no folder {html}: no static files", html=config.html)
     root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))

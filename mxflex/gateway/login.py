@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mxflex.errors import Forbidden, LoginRefused, MXError, MXTimeout, MXUnavailable
+from mxflex.errors import Forbidden, LoginRefused
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
 from mxflex.gateway.tokens import Identity, Tokens
@@ -98,14 +98,7 @@ class Logins:
         token, identity = self._tokens.issue(
             mx=account.serial, ext=account.ext, jid=account.jid, now=self._now()
         )
-        try:
-            await self._sessions.open(identity.ext, identity.expires_at)
-        except (MXUnavailable, MXTimeout):
-            raise
-        except MXError as error:
-            # Not the command of whoever logs in, so not theirs to be told that it was refused.
-            log.error("monitor of {ext} not started: {error}", ext=identity.ext, error=error)
-            raise MXUnavailable("the monitor of this extension cannot be started") from error
+        await self._sessions.open(identity.ext, identity.expires_at)
         log.info("login of {ext} from {address}", ext=identity.ext, address=address)
         return Grant(token=token, expires_in=self._tokens.lifetime)
 

@@ -37,9 +37,10 @@ class Relay:
         self._calls = calls
         self._monitors = monitors
         self._encode = encode
-        # When the link was lost the last time, and whether it still is.
-        self._down = False
-        self._lost_at = 0.0
+        # When the link was lost the last time, and whether it still is. Streams may have opened
+        # before it is up for the first time, too.
+        self._down = True
+        self._lost_at = clock()
         monitors.on_restored = self._monitor_restored
 
     def call_event(self, ext: str, event: CallEvent) -> None:

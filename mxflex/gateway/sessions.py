@@ -1,23 +1,31 @@
 """Which extensions are watched, for whose sake, and until when.
 
 An extension is watched from the login of its user until the logout, or until its last token has
-ended and no stream is open any more.
+ended and no stream is open any more. A token from before a restart starts the watching again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as WaitedTooLong
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mxflex.errors import MXUnavailable, NotMonitored
+from mxflex.errors import MXError, MXTimeout, MXUnavailable, NotMonitored
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.hub import CALLS_ALONE, Backlog, Hub, Listener, Topic
 from mxflex.mx.monitors import Monitors
 
 log = Logger()
+
+# How long a stream whose extension is not watched yet waits for the monitor, in seconds; then it
+# opens without. An MX that answers takes milliseconds.
+RESUME_SECONDS = 10.0
 
 
 @attrs.define(eq=False)
@@ -50,6 +58,11 @@ class Sessions:
         self._hub = hub
         self._calls = calls
         self._sessions: dict[str, _Session] = {}
+        # Whose user has logged out since the start, and not in again. Only a token can log out, so
+        # there are never more of them than extensions of the MX.
+        self._logged_out: set[str] = set()
+        # The starts of monitors that old tokens wait for.
+        self._resuming: dict[str, set[Deferred[None]]] = {}
         self._stopped = False
 
     async def open(self, ext: str, expires_at: float) -> None:
@@ -60,24 +73,78 @@ class Sessions:
             expires_at: The token's end, in seconds since the epoch.
 
         Raises:
-            MXUnavailable, MXTimeout, CommandRefused: The MX does not start the monitor.
+            MXUnavailable: The MX is not there, or refuses to start the monitor.
+            MXTimeout: The MX does not answer.
+        """
+        with self._beginning(ext):
+            await self._monitors.start(ext)
+        self._logged_out.discard(ext)
+        self._keep(ext, expires_at)
+
+    async def resume(self, ext: str, expires_at: float) -> None:
+        """Watch an extension again for a token from before a restart, at least until it ends.
+
+        While the MX is away, or slow, the extension counts as watched, and its monitor follows: a
+        browser takes a refusal as final.
+
+        Args:
+            ext: The extension.
+            expires_at: The token's end, in seconds since the epoch.
+
+        Raises:
+            NotMonitored: The user has logged out.
+            MXUnavailable: The MX refuses to start the monitor.
+        """
+        if ext not in self._sessions:
+            self._check_not_logged_out(ext)
+            with self._beginning(ext):
+                await self._start_again(ext)
+        self._keep(ext, expires_at)
+
+    async def _start_again(self, ext: str) -> None:
+        self._check_running()
+        starting = Deferred.fromCoroutine(self._monitors.start(ext, in_turn=True))
+        resuming = self._resuming.setdefault(ext, set())
+        resuming.add(starting)
+        try:
+            await starting.addTimeout(RESUME_SECONDS, self._clock)
+        except (MXUnavailable, MXTimeout, WaitedTooLong):
+            self._monitors.want(ext)
+        except CancelledError:
+            # The client has left, unless it was the logout or the daemon's end.
+            self._check_not_logged_out(ext)
+            self._check_running()
+            raise
+        finally:
+            resuming.discard(starting)
+            if not resuming and self._resuming.get(ext) is resuming:
+                del self._resuming[ext]
+
+    def _check_not_logged_out(self, ext: str) -> None:
+        if ext in self._logged_out:
+            raise NotMonitored("not monitored")
+
+    @contextmanager
+    def _beginning(self, ext: str) -> Iterator[None]:
+        """Open an extension for the time that its monitor takes to start.
+
+        When that fails, nothing is left of it, unless it was watched before.
         """
         # Opened first: the MX may send events before it answers the start of the monitor.
         self._open(ext)
         try:
-            await self._monitors.start(ext)
+            yield
             self._check_running()
-        except BaseException:
+        except BaseException as error:
             if ext not in self._sessions:
                 self._hub.close(ext)
                 self._calls.forget(ext)
+            if isinstance(error, MXError) and not isinstance(error, (MXUnavailable, MXTimeout)):
+                # Not the command of whoever asks, so not theirs to be told that it was refused.
+                log.error("monitor of {ext} not started: {error}", ext=ext, error=error)
+                text = "the monitor of this extension cannot be started"
+                raise MXUnavailable(text) from error
             raise
-        # A logout, or another login of the same user that failed, may have closed it meanwhile.
-        self._open(ext)
-        if ext not in self._sessions:
-            self._sessions[ext] = _Session(0.0)
-            self._calls.refresh(ext)
-        self._keep_until(ext, expires_at)
 
     def _check_running(self) -> None:
         if self._stopped:
@@ -87,6 +154,14 @@ class Sessions:
     def _open(self, ext: str) -> None:
         self._hub.open(ext)
         self._calls.watch(ext)
+
+    def _keep(self, ext: str, expires_at: float) -> None:
+        # A logout, or another login of the same user that failed, may have closed it meanwhile.
+        self._open(ext)
+        if ext not in self._sessions:
+            self._sessions[ext] = _Session(0.0)
+            self._calls.refresh(ext)
+        self._keep_until(ext, expires_at)
 
     def _keep_until(self, ext: str, expires_at: float) -> None:
         session = self._sessions[ext]
@@ -103,7 +178,19 @@ class Sessions:
         self._close_if_unused(ext)
 
     async def close(self, ext: str) -> None:
-        """End the watching: all streams end, and the MX is told. Idempotent."""
+        """End the watching until the next login: all streams end, and the MX is told. Idempotent.
+
+        Tokens from before do not start it again, except after a restart.
+        """
+        self._logged_out.add(ext)
+        self._turn_away(ext)
+        await self._end(ext)
+
+    def _turn_away(self, ext: str) -> None:
+        for starting in tuple(self._resuming.pop(ext, ())):
+            starting.cancel()
+
+    async def _end(self, ext: str) -> None:
         session = self._sessions.pop(ext, None)
         if session is not None:
             session.stop_timer()
@@ -121,7 +208,7 @@ class Sessions:
         """Open a stream; see `Hub.subscribe`.
 
         Raises:
-            NotMonitored: Nobody has logged in as this user, or the user has logged out.
+            NotMonitored: Neither a login nor an old token has the extension watched.
         """
         if ext not in self._sessions:
             raise NotMonitored("not monitored")
@@ -135,6 +222,8 @@ class Sessions:
     def stop(self) -> None:
         """End all streams and forget all extensions, as the daemon ends."""
         self._stopped = True
+        for ext in list(self._resuming):
+            self._turn_away(ext)
         for session in self._sessions.values():
             session.stop_timer()
         self._sessions.clear()
@@ -143,7 +232,7 @@ class Sessions:
     def _close_if_unused(self, ext: str) -> None:
         session = self._sessions.get(ext)
         if session is not None and session.timer is None and not self._hub.listeners(ext):
-            Deferred.fromCoroutine(self.close(ext)).addErrback(self._close_failed, ext)
+            Deferred.fromCoroutine(self._end(ext)).addErrback(self._end_failed, ext)
 
-    def _close_failed(self, failure: Failure, ext: str) -> None:
+    def _end_failed(self, failure: Failure, ext: str) -> None:
         log.failure("the watching of {ext} did not end", failure, ext=ext)

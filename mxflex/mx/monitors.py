@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -24,9 +25,9 @@ from mxflex.wire.messages import (
 
 log = Logger()
 
-# Monitors started side by side after a reconnect: enough to hide the round trips, too few to
-# overrun the MX.
-RESTORE_AT_ONCE = 16
+# Monitors started side by side when many come back, after a reconnect or a restart: enough to hide
+# the round trips, too few to overrun the MX.
+COME_BACK_AT_ONCE = 16
 # Events of unknown monitors kept while a start is under way; its answer may come behind them.
 MAX_EARLY_EVENTS = 1_000
 
@@ -56,6 +57,8 @@ class Monitors:
         self._ext_of: dict[str, str] = {}
         # Start and stop of one extension follow each other, never side by side.
         self._locks: dict[str, Places] = {}
+        # For those that come back in a crowd; taken behind the lock of the extension.
+        self._places = Places(COME_BACK_AT_ONCE)
         self._starting = 0
         self._early: deque[CallEvent] = deque(maxlen=MAX_EARLY_EVENTS)
 
@@ -73,11 +76,20 @@ class Monitors:
         """The wanted extensions that no monitor runs for."""
         return frozenset(self._wanted - self._monitor_of.keys())
 
-    async def start(self, ext: str) -> None:
+    def want(self, ext: str) -> None:
+        """See to it that the extension is monitored as soon as the MX lets it."""
+        self._wanted.add(ext)
+
+    async def start(self, ext: str, *, in_turn: bool = False) -> None:
         """See to it that the extension is monitored, now and after reconnects.
 
         Cancelling it only ends the waiting: the MX may have been asked already, and a monitor that
-        nobody waits for any more is stopped as soon as its id is known.
+        nobody wants any more is stopped as soon as its id is known.
+
+        Args:
+            ext: The extension.
+            in_turn: Whether it may be one of a crowd that comes back, and waits until the MX has
+                dealt with those before it.
 
         Raises:
             MXUnavailable: The server connection is down; the extension is not remembered.
@@ -85,18 +97,19 @@ class Monitors:
             CommandRefused: The MX refuses to monitor the extension.
         """
         waiting: Deferred[None] = Deferred()
-        starting = Deferred.fromCoroutine(self._start(ext, waiting))
+        starting = Deferred.fromCoroutine(self._start(ext, waiting, in_turn=in_turn))
         starting.addCallbacks(waiting.callback, waiting.errback)
         await waiting
 
-    async def _start(self, ext: str, waiting: Deferred[None]) -> None:
+    async def _start(self, ext: str, waiting: Deferred[None], *, in_turn: bool) -> None:
         async with self._lock(ext):
-            if waiting.called:
-                return
             if ext not in self._monitor_of:
-                if self._protocol is None:
-                    raise MXUnavailable("the server connection to the MX is down")
-                await self._start_on(self._protocol, ext)
+                async with self._places if in_turn else nullcontext():
+                    if waiting.called and ext not in self._wanted:
+                        return
+                    if self._protocol is None:
+                        raise MXUnavailable("the server connection to the MX is down")
+                    await self._start_on(self._protocol, ext)
             if not waiting.called:
                 self._wanted.add(ext)
             elif ext not in self._wanted:
@@ -145,24 +158,16 @@ class Monitors:
             MXUnavailable: The connection ended meanwhile.
         """
         self._protocol = protocol
-        places = Places(RESTORE_AT_ONCE)
         restored = await DeferredList(
-            [
-                Deferred.fromCoroutine(self._restore_in_turn(places, ext))
-                for ext in sorted(self._wanted)
-            ],
+            [Deferred.fromCoroutine(self._restore_one(ext)) for ext in sorted(self._wanted)],
             consumeErrors=True,
         )
         for success, result in restored:
             if not success:
                 cast("Failure", result).raiseException()
 
-    async def _restore_in_turn(self, places: Places, ext: str) -> None:
-        async with places:
-            await self._restore_one(ext)
-
     async def _restore_one(self, ext: str) -> None:
-        async with self._lock(ext):
+        async with self._lock(ext), self._places:
             if ext not in self._wanted or ext in self._monitor_of or self._protocol is None:
                 return
             try:
@@ -221,5 +226,12 @@ class Monitors:
         for event in early:
             self.observe(event)
 
-    def _lock(self, ext: str) -> Places:
-        return self._locks.setdefault(ext, Places(1))
+    @asynccontextmanager
+    async def _lock(self, ext: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(ext, Places(1))
+        try:
+            async with lock:
+                yield
+        finally:
+            if lock.unused and self._locks.get(ext) is lock:
+                del self._locks[ext]

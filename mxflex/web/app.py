@@ -20,6 +20,7 @@ from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Logins
+from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_token
 from mxflex.web.eventstream import EventStreams
@@ -42,6 +43,7 @@ class Api:
 
     Args:
         logins: Logins and logouts.
+        sessions: Which extensions are watched.
         streams: Event streams.
         calls: Call control.
         contacts: The address book.
@@ -50,9 +52,15 @@ class Api:
     app = Klein()
 
     def __init__(
-        self, logins: Logins, streams: EventStreams, calls: Calls, contacts: Contacts
+        self,
+        logins: Logins,
+        sessions: Sessions,
+        streams: EventStreams,
+        calls: Calls,
+        contacts: Contacts,
     ) -> None:
         self._logins = logins
+        self._sessions = sessions
         self._streams = streams
         self._calls = calls
         self._contacts = ContactList(contacts)
@@ -91,13 +99,14 @@ class Api:
     # --- What happens -------------------------------------------------------------------------
 
     @app.route("/events", methods=["GET"])
-    def events(self, request: SiteRequest) -> IResource:
+    async def events(self, request: SiteRequest) -> IResource:
         """Stream the events of the user's extension for as long as the client listens."""
         identity = self._identify(request)
         accept = read_list(request, "accept")
         # An empty list excludes nothing.
         if accept and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
             raise NotAcceptable(f"this resource is {EVENT_STREAM} alone")
+        await self._sessions.resume(identity.ext, identity.expires_at)
         return self._streams.open(request, identity.ext, _topics(request), _last_event_id(request))
 
     @app.route("/contacts", methods=["GET"])

@@ -428,18 +428,6 @@ async def test_an_accept_without_event_streams_is_406(daemon, lines, status):
         assert (reply.status, bool(reply.error)) == (406, True)
 
 
-@pytest_twisted.ensureDeferred
-async def test_an_extension_that_nobody_watches_is_403(daemon):
-    """A good token alone opens no stream: somebody must have logged in since the start."""
-    key = "k" * 40
-    first = await daemon(token={"key": key})
-    token = await first.log_in()
-    await first.stop()
-    second = await daemon(simulator=first.mx, token={"key": key})
-    reply = await (await second.open_stream(token)).reply()
-    assert (reply.status, reply.error) == (403, "not monitored")
-
-
 # --- How long a stream lives ----------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from mxflex.errors import CommandRefused, MXTimeout, MXUnavailable
-from mxflex.mx.monitors import MAX_EARLY_EVENTS, RESTORE_AT_ONCE, Monitors
+from mxflex.mx.monitors import COME_BACK_AT_ONCE, MAX_EARLY_EVENTS, Monitors
 from mxflex.wire.messages import (
     Acknowledgement,
     CSTAError,
@@ -48,6 +48,10 @@ class Bench:
     def start(self, ext):
         """Begin to start a monitor; give what comes of it."""
         return outcome_of(self.call(self.monitors.start(ext)))
+
+    def start_in_turn(self, ext):
+        """The same for one of many that come back."""
+        return outcome_of(self.call(self.monitors.start(ext, in_turn=True)))
 
     def stop(self, ext):
         """Begin to stop a monitor; give what comes of it."""
@@ -453,11 +457,80 @@ def test_restore_is_bounded(bench):
         bench.running(str(3000 + number), str(number))
     bench.disconnect()
     restored = bench.connect()
-    assert len(bench.starts) == RESTORE_AT_ONCE
+    assert len(bench.starts) == COME_BACK_AT_ONCE
     for number in range(100):
         bench.answer(started(str(number)), number)
-        assert len(bench.starts) == min(100, RESTORE_AT_ONCE + number + 1)
+        assert len(bench.starts) == min(100, COME_BACK_AT_ONCE + number + 1)
     assert restored == [None]
+
+
+def test_those_that_come_back_share_the_bound(bench):
+    """What is restored and what is started in turn, together, are a few at a time."""
+    for number in range(30):
+        bench.running(str(3000 + number), str(number))
+    bench.disconnect()
+    restored = bench.connect()
+    outcomes = [bench.start_in_turn(str(4000 + number)) for number in range(30)]
+    for number in range(60):
+        assert len(bench.starts) == min(60, COME_BACK_AT_ONCE + number)
+        bench.answer(started(str(number)), number)
+    assert restored == [None]
+    assert outcomes == [[None]] * 30
+
+
+def test_a_start_in_turn_waits_only_for_a_monitor(bench):
+    """One that runs already needs no place."""
+    bench.running("3095", "1")
+    for number in range(20):
+        bench.start_in_turn(str(4000 + number))
+    assert bench.start_in_turn("3095") == [None]
+
+
+def test_one_that_left_before_its_turn(bench):
+    """The MX is not asked for a monitor that nobody wants any more, but for one that is wanted."""
+    waiting = [
+        bench.call(bench.monitors.start(str(4000 + number), in_turn=True)) for number in range(20)
+    ]
+    bench.monitors.want("4019")
+    for each in waiting[COME_BACK_AT_ONCE:]:
+        each.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        each.cancel()
+    for number in range(COME_BACK_AT_ONCE):
+        bench.answer(started(str(number)), number)
+    assert bench.starts == [str(4000 + number) for number in [*range(COME_BACK_AT_ONCE), 19]]
+    bench.answer(started("19"))
+    assert bench.monitors.missing == frozenset()
+
+
+def test_wanted_before_the_connection(bench):
+    """What is wanted while there is no connection is started on the next one."""
+    bench.disconnect()
+    bench.monitors.want("3095")
+    assert bench.monitors.missing == {"3095"}
+    restored = bench.connect()
+    bench.answer(started("1"))
+    assert restored == [None]
+    assert bench.monitors.missing == frozenset()
+
+
+@pytest.mark.parametrize("ending", ["stopped", "refused", "down"])
+def test_nothing_is_left_of_an_extension(bench, ending):
+    """However many come and go, they leave nothing that grows."""
+    if ending == "down":
+        bench.disconnect()
+    for number in range(5):
+        bench.start(str(number))
+        bench.start(str(number))
+        if ending == "refused":
+            bench.answer(REFUSED)
+            bench.answer(REFUSED)
+        elif ending == "stopped":
+            bench.answer(started(str(number)))
+            bench.stop(str(number))
+            bench.answer(STOPPED)
+    assert bench.monitors._locks == {}
+    assert bench.monitors._monitor_of == {}
+    assert bench.monitors.wanted == frozenset()
 
 
 @pytest.mark.parametrize("ending", ["refused", "unanswered"])
