@@ -10,11 +10,12 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-quick soak dist clean
+.PHONY: help demo test leaks lint format bench bench-quick soak dist clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
 	@echo "make test     lint, types and all tests"
+	@echo "make leaks    100,000 clients come and go, and nothing may be left; some minutes"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff format the code"
 	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; half an hour"
@@ -49,6 +50,11 @@ demo: $(VENV)/.stamp-run
 # PYTEST_ARGS="-n 0" runs them in this process, where a debugger works.
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Others: make leaks ROUNDS=20000
+ROUNDS ?= 100000
+leaks: $(VENV)/.stamp-test
+	MXFLEX_LEAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -s tests/endtoend/test_leaks.py
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check

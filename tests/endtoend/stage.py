@@ -19,7 +19,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
+from mxflex.simulator.certificate import Certificate
 from mxflex.wire.connection import ClientConnection, ReplyReceived
 from mxflex.wire.messages import LoginRequest, LoginResponse, SetPresence
 from tests.ports import LOOPBACK, free_port
@@ -80,6 +82,11 @@ class Daemon:
             )
 
     @property
+    def pid(self):
+        """The number of its process."""
+        return self._process.pid
+
+    @property
     def output(self):
         """What it has written, with its runs before this one."""
         return self._output.read_text(encoding="utf-8")
@@ -113,7 +120,10 @@ class Site:
     Attributes:
         port: The port of MXFlex.
         url: Where the page is.
+        mxflex: MXFlex itself.
     """
+
+    scheme = "http"
 
     def __init__(self, folder, scenario, **settings):
         folder.mkdir(exist_ok=True)
@@ -125,15 +135,15 @@ class Site:
             encoding="utf-8",
         )
         settings = {
+            "html": str(HTML),
             **settings,
             "host": f"localhost:{self.port}",
-            "html": str(HTML),
             "mx": {"addr": f"{LOOPBACK}:{self._mx_port}", "login": "mxflex", "password": "s"},
         }
         (folder / "mxflex.yaml").write_text(json.dumps(settings), encoding="utf-8")
-        self.url = f"http://localhost:{self.port}/"
+        self.url = f"{self.scheme}://localhost:{self.port}/"
         self._mx = None
-        self._mxflex = None
+        self.mxflex = None
         self._starts = 0
 
     def start_mx(self):
@@ -150,17 +160,19 @@ class Site:
         """Start MXFlex, and wait until it serves and the MX has let it in."""
         self._starts += 1
         with contextlib.ExitStack() as undo:
-            self._mxflex = undo.enter_context(Daemon(self._folder, "mxflex"))
-            eventually(lambda: self._mxflex.output.count("server connection up") >= self._starts)
+            self.mxflex = undo.enter_context(Daemon(self._folder, "mxflex"))
+            eventually(lambda: self.mxflex.output.count("server connection up") >= self._starts)
             eventually(self._answers)
             undo.pop_all()
 
     def stop_mxflex(self):
         """Stop MXFlex."""
-        self._mxflex.__exit__()
+        self.mxflex.__exit__()
 
     def _answers(self):
-        with urllib.request.urlopen(self.url, timeout=PATIENCE) as response:
+        # The certificate, where there is one, is what a client makes of it.
+        context = ssl._create_unverified_context()
+        with urllib.request.urlopen(self.url, timeout=PATIENCE, context=context) as response:
             return response.status == 200
 
     def person(self, login):
@@ -184,6 +196,31 @@ class Site:
             self.stop_mxflex()
         finally:
             self.stop_mx()
+
+
+class SecureSite(Site):
+    """The same on HTTPS.
+
+    Attributes:
+        authority: The file of the certificate, for who wants to verify it.
+    """
+
+    scheme = "https"
+
+    def __init__(self, folder, scenario, **settings):
+        folder.mkdir(exist_ok=True)
+        made = Certificate.issue("localhost", "localhost", LOOPBACK)
+        self.authority, key = folder / "certificate.pem", folder / "key.pem"
+        self.authority.write_bytes(made.pem)
+        key.write_bytes(
+            made.key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        files = {"certificate": str(self.authority), "key": str(key)}
+        super().__init__(folder, scenario, tls=files, **settings)
 
 
 class Person:

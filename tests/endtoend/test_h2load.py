@@ -9,19 +9,14 @@ import subprocess
 import urllib.parse
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
-from mxflex.simulator.certificate import Certificate
 from tests.endtoend.stage import (
     BROWSER_FLAGS,
-    LOOPBACK,
     PATIENCE,
     Cable,
-    Daemon,
-    eventually,
+    SecureSite,
     find_browser,
 )
-from tests.ports import free_port
 
 LARGE = 5_000_000
 SMALL = 2000
@@ -33,80 +28,33 @@ def needs(program):
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
-class SecureSite:
-    """An MX and MXFlex on HTTPS, each in its own process, until the block ends.
-
-    Attributes:
-        port: The port of HTTPS.
-        authority: The file of the certificate, for who wants to verify it.
-        url: Where it is, without a path.
-    """
-
-    def __init__(self, folder):
-        self._folder = folder
-        self._mx_port = free_port()
-        self.port = free_port()
-        self.url = f"https://localhost:{self.port}"
-        made = Certificate.issue("localhost", "localhost", LOOPBACK)
-        self.authority, key = folder / "certificate.pem", folder / "key.pem"
-        self.authority.write_bytes(made.pem)
-        key.write_bytes(
-            made.key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        html = folder / "html"
-        html.mkdir()
-        (html / "index.html").write_text("<!doctype html><title>x</title>" + " " * SMALL)
-        (html / "large.bin").write_bytes(bytes(range(250)) * (LARGE // 250))
-        user = {"ext": "3001", "login": "user", "password": "secret"}
-        scenario = {"company": {"server": {"login": "mxflex", "password": "s"}}, "users": [user]}
-        (folder / "scenario.yaml").write_text(json.dumps(scenario))
-        settings = {
-            "host": f"localhost:{self.port}",
-            "html": str(html),
-            "mx": {"addr": f"{LOOPBACK}:{self._mx_port}", "login": "mxflex", "password": "s"},
-            "tls": {"certificate": str(self.authority), "key": str(key)},
-        }
-        (folder / "mxflex.yaml").write_text(json.dumps(settings))
-        self._mx = self._mxflex = None
-
-    def curl(self, *arguments):
-        """Run curl on HTTP/2 with full verification, and give what it wrote."""
-        command = ["curl", "--silent", "--show-error", "--http2", "--cacert", self.authority]
-        done = subprocess.run(
-            [*command, *arguments], capture_output=True, timeout=PATIENCE, check=False
-        )
-        assert done.returncode == 0, (done.returncode, done.stderr)
-        return done.stdout
-
-    def log_in(self):
-        """Log the user in and give the token."""
-        fields = urllib.parse.urlencode({"login": "user", "password": "secret"})
-        return json.loads(self.curl("--data", fields, f"{self.url}/api/login"))["access_token"]
-
-    def __enter__(self):
-        self._mx = Daemon(
-            self._folder, "mxsim", "--port", str(self._mx_port), "--scenario", "scenario.yaml"
-        )
-        self._mxflex = Daemon(self._folder, "mxflex")
-        eventually(lambda: "server connection up" in self._mxflex.output)
-        return self
-
-    def __exit__(self, *_):
-        try:
-            self._mxflex.__exit__()
-        finally:
-            self._mx.__exit__()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """An MX and MXFlex, which the tests share."""
-    with SecureSite(tmp_path_factory.mktemp("secure")) as site:
+    folder = tmp_path_factory.mktemp("secure")
+    html = folder / "html"
+    html.mkdir()
+    (html / "index.html").write_text("<!doctype html><title>x</title>" + " " * SMALL)
+    (html / "large.bin").write_bytes(bytes(range(250)) * (LARGE // 250))
+    user = {"ext": "3001", "login": "user", "password": "secret"}
+    with SecureSite(folder, {"users": [user]}, html=str(html)) as site:
         yield site
+
+
+def curl(site, *arguments):
+    """Run curl on HTTP/2 with full verification, and give what it wrote."""
+    command = ["curl", "--silent", "--show-error", "--http2", "--cacert", site.authority]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done.stdout
+
+
+def log_in(site):
+    """Log the user in and give the token."""
+    fields = urllib.parse.urlencode({"login": "user", "password": "secret"})
+    return json.loads(curl(site, "--data", fields, f"{site.url}api/login"))["access_token"]
 
 
 # --- h2load ---------------------------------------------------------------------------------------
@@ -143,7 +91,7 @@ def load(*arguments):
 )
 def test_2000_requests_for_a_page(site, shape):
     """2,000 requests are answered without an error, in however many streams and connections."""
-    load(*shape, f"{site.url}/")
+    load(*shape, f"{site.url}")
 
 
 @needs("h2load")
@@ -153,15 +101,15 @@ def test_2000_requests_of_the_api(site):
     load(
         "--clients=10",
         "--max-concurrent-streams=50",
-        f"--header=Authorization: Bearer {site.log_in()}",
-        f"{site.url}/api/contacts",
+        f"--header=Authorization: Bearer {log_in(site)}",
+        f"{site.url}api/contacts",
     )
 
 
 @needs("h2load")
 def test_more_streams_than_allowed(site):
     """A client that knows the limit and wants more gets all its answers, one after the other."""
-    load("--clients=2", "--max-concurrent-streams=500", f"{site.url}/")
+    load("--clients=2", "--max-concurrent-streams=500", f"{site.url}")
 
 
 # --- curl -----------------------------------------------------------------------------------------
@@ -171,7 +119,7 @@ def test_more_streams_than_allowed(site):
 def test_curl_gets_a_large_file(site):
     """A file of 5 MB comes whole, at any speed, over a verified connection."""
     for speed in ((), ("--limit-rate", "5M")):
-        body = site.curl(*speed, f"{site.url}/large.bin")
+        body = curl(site, *speed, f"{site.url}large.bin")
         assert body == bytes(range(250)) * (LARGE // 250)
 
 
@@ -181,10 +129,10 @@ def test_curl_reads_why_its_body_is_refused(site, tmp_path, size):
     """The refusal of a large body is read, also when it comes before the end of the body."""
     body = tmp_path / "body"
     body.write_bytes(b"x" * size)
-    reply = site.curl(
+    reply = curl(site,
         "--data-binary", f"@{body}", "--header", "Content-Type: application/json",
         "--write-out", " %{http_version} %{http_code}",
-        f"{site.url}/api/login",
+        f"{site.url}api/login",
     )  # fmt: skip
     assert reply == b'{"code":413,"error":"the body is too large"} 2 413'
 

@@ -1,0 +1,108 @@
+"""Whoever comes and goes, in whatever way, leaves nothing: no object, no timer, no socket."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.logger import globalLogBeginner
+
+from mxflex.web.eventstream import EventStreams
+from tests.churn import PLAIN_WAYS, SECURE_WAYS, Churn
+from tests.integration.daemons import EXT, LOGIN, PASSWORD
+from tests.integration.victims import eventually, served
+
+# Clients that come side by side, and how often so many do.
+CLIENTS = 3
+WAVES = 4
+# Of each kind of object a few more or less are at work at any moment. Whatever a client leaves, or
+# a wave of clients, is left as often as they came.
+CHANCE = WAVES - 1
+# A timer that was cancelled stays in the reactor's heap until many were; what it would have done is
+# gone at once, and what its methods are bound to is counted of itself.
+LAZY = {"twisted.internet.base.DelayedCall", "builtins.method"}
+
+
+class Observer:
+    """Looks at what the process holds on behalf of a daemon.
+
+    Args:
+        running: The daemon, in this process.
+    """
+
+    def __init__(self, running):
+        self._running = running
+        self._hub = running.service.getServiceNamed(EventStreams.name)._sessions._hub
+
+    def settled(self):
+        """Tell whether every client has been noticed to be gone."""
+        streams = self._running.service.getServiceNamed(EventStreams.name)
+        return not streams.count and not self._hub.listeners(EXT) and not served(self._running)
+
+    def held(self):
+        """Give what is held, by name: objects of each type, timers, sockets."""
+        self._forget_what_the_test_keeps()
+        gc.collect()
+        kinds = (type(each) for each in gc.get_objects())
+        held = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        for name in LAZY:
+            del held[name]
+        held["timers"] = len(reactor.getDelayedCalls())
+        held["sockets"] = len({*reactor.getReaders(), *reactor.getWriters()})
+        held["file descriptors"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names alone
+        return held
+
+    def _forget_what_the_test_keeps(self):
+        # The log, which waits for twistd to say where it goes, and the simulated MX remember all.
+        globalLogBeginner._initialBuffer._buffer.clear()
+        mx = self._running.mx
+        del self._running.log.lines[:], mx.commands[:], mx.logins[1:]
+
+
+@pytest.fixture
+def churn(daemon, secure):
+    """Give the builder of a daemon and of those who come and go there."""
+
+    async def start(*, tls):
+        # A short history is soon as full as it gets.
+        events = {"history": 4}
+        running = (await secure(events=events)).running if tls else await daemon(events=events)
+        churn = await deferToThread(
+            Churn, running.ports[0], secure=tls, login=LOGIN, password=PASSWORD
+        )
+        return running, churn
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("tls", "name"),
+    [
+        *((False, way.name) for way in PLAIN_WAYS),
+        *((True, way.name) for way in SECURE_WAYS),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left(churn, tls, name):
+    """Clients that come and go leave as much of everything as was there before them."""
+    running, clients = await churn(tls=tls)
+    (way,) = [way for way in clients.ways if way.name == name]
+    observer = Observer(running)
+
+    async def come_and_go():
+        await deferToThread(way.run, clients, CLIENTS)
+        await eventually(observer.settled)
+        return observer.held()
+
+    # What is made once, is made the first time; by the look, too.
+    for _ in range(2):
+        before = await come_and_go()
+    for _ in range(WAVES):
+        after = await come_and_go()
+    left = {name: count for name, count in (after - before).items() if count > CHANCE}
+    assert left == {}
