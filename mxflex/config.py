@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -526,9 +525,8 @@ def _seconds(item: _Item, low: float, high: float) -> float:
     if item.in_environment and re.fullmatch(r"\s*[+-]?[0-9]{1,12}(\.[0-9]{1,12})?\s*", str(raw)):
         raw = float(str(raw))
     wanted = f"expected seconds, a number from {low:g} to {high:g}"
-    if not isinstance(raw, int | float) or isinstance(raw, bool):
-        raise item.wrong(wanted)
-    if not math.isfinite(raw) or not low <= raw <= high:
+    # A NaN lies between nothing, so the range refuses it too.
+    if not isinstance(raw, int | float) or isinstance(raw, bool) or not low <= raw <= high:
         raise item.wrong(wanted)
     return float(raw)
 

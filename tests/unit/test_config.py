@@ -296,6 +296,11 @@ def test_mistakes_in_the_text(text, line):
         ("events: {heartbeat: 0}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
         ("events: {heartbeat: .inf}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
         ("events: {heartbeat: .nan}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
+        (
+            f"events: {{heartbeat: {'9' * 400}}}",
+            "events.heartbeat",
+            "seconds, a number from 0.1 to 55",
+        ),
         ("events: {heartbeat: 15s}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
         ("events: {heartbeat: true}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
         ("events: {history: -1}", "events.history", "a whole number from 0 to 100000"),
