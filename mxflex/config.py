@@ -461,7 +461,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Item]:
         if name not in variables:
             close = difflib.get_close_matches(name, variables, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]}?" if close else "there is no such setting"
-            raise ConfigError(name, "", f"unknown environment variable; {hint}")
+            raise ConfigError(_shown(name), "", f"unknown environment variable; {hint}")
         key = variables[name]
         given[key] = _Item(name, key, environ[name], in_environment=True)
     return given

@@ -458,6 +458,11 @@ def test_environment_completes_the_file():
         ),
         ("MXFLEX_Q", "x", "MXFLEX_Q: unknown environment variable; there is no such setting"),
         (
+            "MXFLEX_Q\r\n\x1b[2J",
+            "x",
+            "MXFLEX_Q: unknown environment variable; there is no such setting",
+        ),
+        (
             "MXFLEX_MX_TIMEOUT",
             "soon",
             "MXFLEX_MX_TIMEOUT: mx.timeout: expected seconds, a number from 0.1 to 300",
