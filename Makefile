@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 60
 
 # The tests and the program say themselves what they need; nothing from outside should interfere.
 unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format bench bench-quick soak dist clean
+.PHONY: help demo test leaks lint format fuzz bench bench-quick soak dist clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -18,6 +19,7 @@ help:
 	@echo "make leaks    100,000 clients come and go, and nothing may be left; some minutes"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff format the code"
+	@echo "make fuzz     the harnesses of fuzz/ side by side; FUZZ_SECONDS=60 for each"
 	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; half an hour"
 	@echo "make bench-quick   a minute of it"
 	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
@@ -37,6 +39,14 @@ $(VENV)/.stamp-run: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-v
 
 $(VENV)/.stamp-test: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/.stamp-run
+
+# From source atheris wants a clang of the same age, and minutes.
+$(VENV)/.stamp-fuzz: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
+	@$(BIN)/python -m pip install --quiet --only-binary atheris --editable '.[fuzz]' || { \
+		echo "make fuzz: atheris cannot be installed. It has wheels for Python 3.11 to 3.13 on" \
+			"Linux, and this is $$($(BIN)/python -V)." \
+			"With another one: make fuzz VENV=.venv-fuzz PYTHON=python3.11" >&2; exit 1; }
 	@touch $@ $(VENV)/.stamp-run
 
 $(VENV)/.stamp-bench: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
@@ -65,6 +75,10 @@ format: $(VENV)/.stamp-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# fuzz/README.md says what to do with a finding.
+fuzz: $(VENV)/.stamp-fuzz
+	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
+
 # docs/performance.md says what else these need; BENCH_ARGS="--output FOLDER" and the like.
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -85,7 +99,7 @@ dist: $(VENV)/.stamp-test
 	@ls dist
 
 clean:
-	rm -rf benchmarks/native/build
+	rm -rf benchmarks/native/build fuzz/found
 	rm -rf $(VENV) build dist mxflex.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
-	find benchmarks mxflex tests twisted -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks fuzz mxflex tests twisted -name __pycache__ -prune -exec rm -rf {} +
