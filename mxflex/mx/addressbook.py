@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import attrs
 from twisted.logger import Logger
@@ -37,8 +38,32 @@ def _is_page(index: int, event: Event) -> bool:
     return isinstance(event, AddressBookPage) and event.index in (None, index)
 
 
-def _nothing() -> None:
-    """Take no interest in changes."""
+@attrs.frozen
+class Change:
+    """What has become of one person.
+
+    Attributes:
+        known: The person as known before; None for one who has come.
+        entry: The person as known now; None for one who has gone.
+    """
+
+    known: AddressBookEntry | None
+    entry: AddressBookEntry | None
+
+
+class BookListener(Protocol):
+    """Whoever wants to know what changes. The book is as it is told when it tells."""
+
+    def contact_changed(self, change: Change) -> None:
+        """Somebody has come, changed or gone, as the MX has just told."""
+
+    def contacts_read(self, changes: list[Change]) -> None:
+        """The whole book has been read.
+
+        Args:
+            changes: In what it differs from what was known before; nothing for the first reading,
+                before which nobody could know the book.
+        """
 
 
 def _keeps_place(known: AddressBookEntry | None, entry: AddressBookEntry) -> bool:
@@ -57,16 +82,12 @@ class AddressBook:
 
     What was read stays when the link to the MX is down, and is replaced by the next reading.
 
-    Args:
-        changed: Called after each change.
-
     Attributes:
         entries: People by JID, in the order the MX told of them.
         loaded: Whether the book has been read at least once.
-        version: Grows with each change.
+        version: Grows with each change and each reading.
     """
 
-    changed: Callable[[], None] = _nothing
     entries: _Book = attrs.field(init=False, factory=dict)
     loaded: bool = attrs.field(init=False, default=False)
     version: int = attrs.field(init=False, default=0)
@@ -75,6 +96,11 @@ class AddressBook:
     # Whether people were added, moved or removed since the pages were begun: these have shifted
     # then, and somebody may have slipped from one that is still to come into one that has gone by.
     _shifted: bool = attrs.field(init=False, default=False)
+    _listeners: list[BookListener] = attrs.field(init=False, factory=list)
+
+    def listen(self, listener: BookListener) -> None:
+        """Tell this listener of changes from now on."""
+        self._listeners.append(listener)
 
     async def read(self, protocol: MXProtocol) -> None:
         """Read the whole book; changes that arrive meanwhile are in it.
@@ -95,11 +121,13 @@ class AddressBook:
                     break
             else:
                 log.warn("the address book changed all the time while it was read")
-            self.entries, self.loaded = book, True
         finally:
             self._fresh = None
-        log.info("address book read: {count} entries", count=len(self.entries))
-        self._count_change()
+        changes = _differences(self.entries, book) if self.loaded else []
+        self.entries, self.loaded = book, True
+        self.version += 1
+        log.info("address book read: {count} entries", count=len(book))
+        self._tell(lambda listener: listener.contacts_read(changes))
 
     async def _read_pages(self, protocol: MXProtocol, book: _Book) -> None:
         # Changes put people into the book before their page comes, so it cannot tell what is new.
@@ -149,18 +177,22 @@ class AddressBook:
             return
         if self._fresh is not None and not _keeps_place(self._fresh.get(entry.jid), entry):
             self._shifted = True
+        known = self.entries.get(entry.jid)
         for book in self._books():
             book[entry.jid] = entry
-        self._count_change()
+        self._changed(known, entry)
 
     def _remove(self, jid: int | None) -> None:
         self._shifted = True
+        if jid is None:
+            return
+        known = self.entries.get(jid)
         for book in self._books():
-            if jid is not None:
-                book.pop(jid, None)
-        self._count_change()
+            book.pop(jid, None)
+        self._changed(known, None)
 
     def _set_presence(self, jid: int, event: Presence) -> None:
+        known = self.entries.get(jid)
         for book in self._books():
             entry = book.get(jid)
             if entry is None:
@@ -170,8 +202,27 @@ class AddressBook:
                 presence=event.status or entry.presence,
                 note=entry.note if event.note is None else event.note,
             )
-        self._count_change()
+        self._changed(known, self.entries.get(jid))
 
-    def _count_change(self) -> None:
+    def _changed(self, known: AddressBookEntry | None, entry: AddressBookEntry | None) -> None:
+        if known == entry:
+            return
         self.version += 1
-        self.changed()
+        # Before the first reading nobody knows the book.
+        if self.loaded:
+            change = Change(known, entry)
+            self._tell(lambda listener: listener.contact_changed(change))
+
+    def _tell(self, tell: Callable[[BookListener], None]) -> None:
+        """Tell every listener; one that fails costs neither the others nor the link."""
+        for listener in self._listeners:
+            try:
+                tell(listener)
+            except Exception:
+                log.failure("a listener failed on news of the address book")
+
+
+def _differences(before: _Book, after: _Book) -> list[Change]:
+    gone = [Change(known, None) for jid, known in before.items() if jid not in after]
+    put = [Change(before.get(jid), entry) for jid, entry in after.items()]
+    return gone + [change for change in put if change.known != change.entry]

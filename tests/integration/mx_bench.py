@@ -166,7 +166,7 @@ class Link:
         self.service._waits.thrown_out = Backoff(0.4, 1.0)
         self.service._waits.refused = Backoff(0.4, 1.0)
         self.service.listen(self)
-        self.service.address_book.changed = self._look
+        self.service.address_book.listen(self)
 
     def link_up(self):
         """Hear of the connection (see `mxflex.mx.link.LinkListener`)."""
@@ -181,6 +181,14 @@ class Link:
     def call_event(self, ext, event):
         """Hear of a call."""
         self.events.append((ext, event))
+        self._look()
+
+    def contact_changed(self, change):
+        """Hear of the address book (see `mxflex.mx.addressbook.BookListener`)."""
+        self._look()
+
+    def contacts_read(self, changes):
+        """Hear of a reading of the address book."""
         self._look()
 
     def _look(self):

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from mxflex.errors import CommandRefused, MXTimeout, MXUnavailable
 from mxflex.mx import addressbook
-from mxflex.mx.addressbook import MAX_READINGS, AddressBook
+from mxflex.mx.addressbook import MAX_READINGS, AddressBook, Change
 from mxflex.wire.framing import encode_frame
 from mxflex.wire.messages import (
     Acknowledgement,
@@ -25,6 +25,49 @@ from mxflex.wire.messages import (
     Presence,
 )
 from tests.protocol.memory_mx import TIMEOUT, Peer, outcome_of, person
+
+
+class Ears:
+    """A listener that keeps what it is told (see `mxflex.mx.addressbook.BookListener`).
+
+    Attributes:
+        shown: The book by what was told alone, from the first reading on.
+        changes: The changes that were told, one by one.
+        readings: The changes that came with each reading.
+    """
+
+    def __init__(self, book):
+        self.shown = {}
+        self.changes = []
+        self.readings = []
+        self._book = book
+        book.listen(self)
+
+    def contact_changed(self, change):
+        self.changes.append(change)
+        self._take(change)
+
+    def contacts_read(self, changes):
+        if not self.readings:
+            self.shown = dict(self._book.entries)
+            assert changes == []
+        self.readings.append(changes)
+        for change in changes:
+            self._take(change, whole=False)
+
+    def _take(self, change, whole=True):
+        known, entry = change.known, change.entry
+        jid = (known or entry).jid
+        assert known != entry, "nothing has changed"
+        assert self.shown.get(jid) == known
+        # What is told is true already.
+        assert self._book.entries.get(jid) == entry
+        if entry is None:
+            del self.shown[jid]
+        else:
+            self.shown[jid] = entry
+        if whole:
+            assert self.shown == self._book.entries
 
 
 class Bench:
@@ -41,6 +84,7 @@ class Bench:
     def __init__(self, count=0, page_size=50):
         self.clock = Clock()
         self.book = AddressBook()
+        self.ears = Ears(self.book)
         self.peer = Peer(self.clock, on_event=self.book.observe).connect().secure()
         self.people = {each.jid: each for each in map(person, range(count))}
         self.page_size = page_size
@@ -378,17 +422,82 @@ def test_presence_of_nobody(small, jid):
     assert small.agrees()
 
 
-def test_changes_are_counted_and_told(small):
-    """Each change makes the version another one, and is told."""
-    versions = [small.book.version]
-    small.book.changed = lambda: versions.append(small.book.version)
-    small.add(person(10))
-    small.delete(person(10).jid)
-    small.presence(person(1).jid, "Away", None)
+def test_changes_are_told(small):
+    """Whoever comes, changes or goes is told with what was known before, and counted."""
+    added, known = person(10), person(1)
+    away = attrs.evolve(known, presence="Away")
+    steps = [
+        (lambda: small.add(added), Change(None, added)),
+        (lambda: small.delete(added.jid), Change(added, None)),
+        (lambda: small.presence(known.jid, "Away", None), Change(known, away)),
+        (lambda: small.change(known), Change(away, known)),
+    ]
+    for act, change in steps:
+        version = small.book.version
+        act()
+        assert small.ears.changes[-1] == change
+        assert small.book.version > version
+    assert len(small.ears.changes) == len(steps)
+
+
+def test_what_changes_nothing_is_not_told(small):
+    """An event that says what is known already, or is of nobody, is no change."""
+    version = small.book.version
+    small.change(person(1))
+    small.add(person(2))
+    small.presence(person(3).jid, person(3).presence, None)
+    small.peer.event(Presence(jid=12345, status="Away"))
+    small.peer.event(AddressBookDeleted(jid=12345))
+    assert small.ears.changes == []
+    assert small.book.version == version
+
+
+def test_nothing_is_told_of_a_book_that_was_never_read():
+    """Changes before the first reading, and that reading itself, are no news to anybody."""
+    bench = Bench(4)
+    bench.add(person(9))
+    bench.read()
+    bench.change(person(9, first_name="New"))
+    bench.answer_all()
+    assert bench.agrees()
+    assert (bench.ears.changes, bench.ears.readings) == ([], [[]])
+
+
+def test_another_reading_tells_the_differences(small):
+    """A reading after a lost link tells what has changed meanwhile, and nothing else."""
+    gone, changed, new = person(1), person(2, did="5"), person(10)
+    del small.people[gone.jid]
+    small.people |= {changed.jid: changed, new.jid: new}
+    version = small.book.version
     small.read()
+    # What is told while it is read is not told once more.
+    small.presence(person(0).jid, "Away", None)
     small.answer_all()
-    assert len(versions) == len(set(versions)) == 5
-    assert versions == sorted(versions)
+    assert small.agrees()
+    differences = [Change(gone, None), Change(person(2), changed), Change(None, new)]
+    assert small.ears.readings[1:] == [differences]
+    assert len(small.ears.changes) == 1
+    assert small.book.version > version + 1
+
+
+def test_a_listener_that_fails(small, logged):
+    """A listener with a bug costs neither the book nor the other listeners anything."""
+
+    class Broken:
+        def contact_changed(self, change):
+            raise ZeroDivisionError
+
+        contacts_read = contact_changed
+
+    small.book._listeners.insert(0, Broken())
+    small.add(person(10))
+    outcome = small.read()
+    small.answer_all()
+    assert outcome == [None]
+    assert small.agrees()
+    assert len(small.ears.changes) == 1
+    assert len(small.ears.readings) == 2
+    assert len(logged.take_failures()) == 2
 
 
 def test_readers_see_no_half_book(small):
@@ -554,5 +663,7 @@ def test_the_book_is_the_servers(stale, present, page_size, with_index, batches)
                 _apply(bench, change)
     assert outcome == [None]
     assert bench.agrees()
+    # Whoever has the first book and goes by what is told has the last one.
+    assert bench.ears.shown == bench.people
     bench.peer.lose()
     assert bench.clock.getDelayedCalls() == []
