@@ -17,12 +17,10 @@ class StreamEvent:
     Attributes:
         id: Grows along all events of the daemon; see `Ids`.
         frame: The bytes of the event, written once for all streams.
-        gap: Whether it tells of lost events, which concerns streams of every topic.
     """
 
     id: int
     frame: bytes
-    gap: bool = False
 
 
 class Missing(Enum):
@@ -135,4 +133,7 @@ def replay(histories: Sequence[History], event_id: int) -> Replay:
         begin = max(history.before(events[0].id) for history in histories)
     else:
         begin = max(history.last_id for history in histories)
+    if known or had:
+        # It was ours: nobody shall go on from an earlier place.
+        begin = max(begin, event_id)
     return Replay(Missing.EXPIRED if had else Missing.UNKNOWN, begin, events)

@@ -65,27 +65,58 @@ class Backlog:
 
     Attributes:
         last_id: The id of the latest event before the listener's first live one.
-        frames: The kept events that it missed, in order.
+        frames: The kept events that it missed, in order, and the present states of its topics.
     """
 
     last_id: int
     frames: list[bytes]
 
 
+@attrs.frozen
+class _State:
+    """How things stand, by the latest event of a channel.
+
+    Attributes:
+        id: The id of that event; 0 when there was none.
+        name: Its name.
+        data: Its content.
+    """
+
+    id: int
+    name: str
+    data: bytes
+
+
 @attrs.define(eq=False)
 class _Channel:
-    """One extension or one shared topic: its latest events and its streams, in their order.
+    """Events that the same streams get: the latest ones, and these streams in their order.
 
     Attributes:
         shared: Whether streams of several extensions listen.
-        listeners: Those that get every event.
-        bystanders: Those of the extension that want other topics: they get the gaps alone.
+        state: What every stream is told at its start; None where there is no such thing.
     """
 
     history: History
     shared: bool
+    state: _State | None = None
     listeners: dict[Listener, None] = attrs.field(factory=dict)
-    bystanders: dict[Listener, None] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class _Extension:
+    """The channels of one extension.
+
+    Attributes:
+        calls: Everything.
+        gaps: The gaps alone, for streams that want other topics than the calls.
+    """
+
+    calls: _Channel
+    gaps: _Channel
+
+    @property
+    def channels(self) -> tuple[_Channel, _Channel]:
+        return self.calls, self.gaps
 
 
 def _at_once(act: Callable[[], None]) -> None:
@@ -118,9 +149,10 @@ class Hub:
         self._history = history
         self._later = later
         self._ids = Ids()
-        self._channels: dict[str, _Channel] = {}
+        self._extensions: dict[str, _Extension] = {}
         self._topics = {
-            topic: self._make_channel(shared=True) for topic in (Topic.CONTACTS, Topic.STATUS)
+            topic: _Channel(History(self._history, self._next_id()), shared=True)
+            for topic in (Topic.CONTACTS, Topic.STATUS)
         }
         # What this turn has brought: of extensions, or of a single topic. A listener may be in both
         # kinds of channel, and must get its events in their order.
@@ -131,42 +163,47 @@ class Hub:
         self._sending = 0
         self._left: set[Listener] = set()
 
-    def _make_channel(self, *, shared: bool) -> _Channel:
-        return _Channel(History(self._history, self._ids.next(self._clock())), shared)
+    def _next_id(self) -> int:
+        return self._ids.next(self._clock())
 
     # --- Extensions ---------------------------------------------------------------------------
 
     def open(self, ext: str) -> None:
         """Begin to keep events of an extension; those from before are not known. Idempotent."""
-        if ext not in self._channels:
-            self._channels[ext] = self._make_channel(shared=False)
+        if ext not in self._extensions:
+            begin = self._next_id()
+            calls, gaps = (_Channel(History(self._history, begin), shared=False) for _ in range(2))
+            self._extensions[ext] = _Extension(calls, gaps)
 
     def close(self, ext: str) -> None:
         """Forget an extension and end all its streams. Idempotent."""
         self.flush()
-        channel = self._channels.pop(ext, None)
-        if channel is None:
+        extension = self._extensions.pop(ext, None)
+        if extension is None:
             return
-        listeners = [*channel.listeners, *channel.bystanders]
-        channel.listeners.clear()
-        channel.bystanders.clear()
-        self._leave_topics(listeners)
+        listeners = [each for channel in extension.channels for each in channel.listeners]
+        for channel in extension.channels:
+            channel.listeners.clear()
+        for listener in listeners:
+            self._leave_topics(listener)
         for listener in listeners:
             _end(listener)
 
     def close_all(self) -> None:
         """Forget every extension and end all streams."""
-        for ext in list(self._channels):
+        for ext in list(self._extensions):
             self.close(ext)
 
     def is_open(self, ext: str) -> bool:
         """Tell whether events of the extension are kept and may be listened to."""
-        return ext in self._channels
+        return ext in self._extensions
 
     def listeners(self, ext: str) -> int:
         """Give how many streams of an extension are open."""
-        channel = self._channels.get(ext)
-        return 0 if channel is None else len(channel.listeners) + len(channel.bystanders)
+        extension = self._extensions.get(ext)
+        if extension is None:
+            return 0
+        return sum(len(channel.listeners) for channel in extension.channels)
 
     # --- Streams ------------------------------------------------------------------------------
 
@@ -189,46 +226,48 @@ class Hub:
         Raises:
             KeyError: The extension is not open.
         """
-        channel = self._channels[ext]
+        extension = self._extensions[ext]
         # Those who are here already get what has come; the new one finds it in the history.
         self.flush()
-        shared = [self._topics[topic] for topic in topics if topic is not Topic.CALLS]
-        with_calls = len(shared) < len(frozenset(topics))
-        (channel.listeners if with_calls else channel.bystanders)[listener] = None
-        for each in shared:
-            each.listeners[listener] = None
-        histories = [channel.history, *(each.history for each in shared)]
+        wanted = frozenset(topics)
+        channels = [extension.calls if Topic.CALLS in wanted else extension.gaps]
+        channels += [self._topics[topic] for topic in self._topics if topic in wanted]
+        for channel in channels:
+            channel.listeners[listener] = None
+        histories = [channel.history for channel in channels]
         last_id = max(history.last_id for history in histories)
-        if last_event_id is None:
-            return Backlog(last_id, [])
-        missed = replay(histories, last_event_id)
-        frames = [
-            event.frame
-            for event in missed.events
-            if with_calls or event.gap or not channel.history.knows(event.id)
-        ]
-        if missed.missing is not None:
-            # Our ids are times.
-            known_since = missed.missing is Missing.EXPIRED
-            since = last_event_id / 1_000_000 if known_since else None
-            gap = self._gap(missed.missing.value, since)
-            frames.insert(0, self._encode(missed.begin, GAP, gap))
+        frames: list[bytes] = []
+        told: set[int] = set()
+        if last_event_id is not None:
+            missed = replay(histories, last_event_id)
+            if missed.missing is not None:
+                # Our ids are times.
+                known_since = missed.missing is Missing.EXPIRED
+                since = last_event_id / 1_000_000 if known_since else None
+                gap = self._gap(missed.missing.value, since)
+                frames.append(self._encode(missed.begin, GAP, gap))
+            frames += [event.frame for event in missed.events]
+            told.update(event.id for event in missed.events)
+        for channel in channels:
+            state = channel.state
+            if state is not None and state.id not in told:
+                # It stands behind all that was missed, and is as good a place to go on from.
+                frames.append(self._encode(last_id, state.name, state.data))
         return Backlog(last_id, frames)
 
     def unsubscribe(self, ext: str, listener: Listener) -> None:
         """Take a listener out. Idempotent."""
-        channel = self._channels.get(ext)
-        if channel is not None:
-            channel.listeners.pop(listener, None)
-            channel.bystanders.pop(listener, None)
-        self._leave_topics([listener])
-
-    def _leave_topics(self, listeners: Iterable[Listener]) -> None:
-        if self._sending:
-            self._left.update(listeners)
-        for channel in self._topics.values():
-            for listener in listeners:
+        extension = self._extensions.get(ext)
+        if extension is not None:
+            for channel in extension.channels:
                 channel.listeners.pop(listener, None)
+        self._leave_topics(listener)
+
+    def _leave_topics(self, listener: Listener) -> None:
+        if self._sending:
+            self._left.add(listener)
+        for channel in self._topics.values():
+            channel.listeners.pop(listener, None)
 
     # --- Events -------------------------------------------------------------------------------
 
@@ -240,9 +279,9 @@ class Hub:
             name: The event's name for clients.
             data: Its content, one line of JSON.
         """
-        channel = self._channels.get(ext)
-        if channel is not None:
-            self._publish(channel, name, data)
+        extension = self._extensions.get(ext)
+        if extension is not None:
+            self._put(extension.calls, self._write(name, data))
 
     def announce(self, topic: Topic, name: str, data: bytes) -> None:
         """Give an event of a topic that all extensions share to its streams, and keep it.
@@ -252,10 +291,29 @@ class Hub:
             name: The event's name for clients.
             data: Its content, one line of JSON.
         """
-        self._publish(self._topics[topic], name, data)
+        self._put(self._topics[topic], self._write(name, data))
+
+    def announce_state(self, topic: Topic, name: str, data: bytes) -> None:
+        """Give the state of a topic to its streams: now as an event, to later ones at their start.
+
+        The first state that a topic has is no event, nor is one that is as before.
+
+        Args:
+            topic: See `announce`.
+            name: Likewise; always the same one for a topic.
+            data: Likewise.
+        """
+        channel = self._topics[topic]
+        before = channel.state
+        if before is None:
+            channel.state = _State(0, name, data)
+        elif before.data != data:
+            event = self._write(name, data)
+            channel.state = _State(event.id, name, data)
+            self._put(channel, event)
 
     def publish_gap(self, reason: str, since: float, only: str | None = None) -> None:
-        """Tell every stream that events are lost.
+        """Tell every stream that events are lost, whatever its topics.
 
         Args:
             reason: `mx-down`.
@@ -263,30 +321,33 @@ class Hub:
             only: The extension whose events are lost; None for all.
         """
         data = self._gap(reason, since)
-        for ext in list(self._channels) if only is None else [only]:
-            channel = self._channels.get(ext)
-            if channel is not None:
-                frame = self._publish(channel, GAP, data, gap=True)
-                if channel.bystanders:
-                    self.flush()
-                    self._send(channel.bystanders, frame)
+        for ext in list(self._extensions) if only is None else [only]:
+            extension = self._extensions.get(ext)
+            if extension is not None:
+                event = self._write(GAP, data)
+                for channel in extension.channels:
+                    self._put(channel, event)
 
     def announce_gap(self, topic: Topic, reason: str, since: float) -> None:
         """Tell the streams of a topic that events of it are lost; see `publish_gap`."""
-        self._publish(self._topics[topic], GAP, self._gap(reason, since), gap=True)
+        self._put(self._topics[topic], self._write(GAP, self._gap(reason, since)))
 
-    def _publish(self, channel: _Channel, name: str, data: bytes, *, gap: bool = False) -> bytes:
-        event_id = self._ids.next(self._clock())
-        frame = self._encode(event_id, name, data)
-        if self._must_go_before(channel, frame):
+    def _write(self, name: str, data: bytes) -> StreamEvent:
+        event_id = self._next_id()
+        return StreamEvent(event_id, self._encode(event_id, name, data))
+
+    def _put(self, channel: _Channel, event: StreamEvent) -> None:
+        """Give an event to the streams of a channel, at the end of this turn, and keep it."""
+        if channel.listeners and self._must_go_before(channel, event.frame):
             self.flush()
-        channel.history.append(StreamEvent(event_id, frame, gap))
-        self._pending.setdefault(channel, []).append(frame)
-        self._pending_bytes += len(frame)
+        channel.history.append(event)
+        if not channel.listeners:
+            return
+        self._pending.setdefault(channel, []).append(event.frame)
+        self._pending_bytes += len(event.frame)
         if not self._scheduled:
             self._scheduled = True
             self._later(self._turn_ended)
-        return frame
 
     def _must_go_before(self, channel: _Channel, frame: bytes) -> bool:
         """Tell whether what is pending has to be sent before a frame is put to it."""
@@ -305,28 +366,32 @@ class Hub:
         """Send what this turn has brought so far."""
         if not self._pending:
             return
-        pending, self._pending = self._pending, {}
+        # Whoever comes while this runs finds it all in the histories.
+        due = [
+            (list(channel.listeners), b"".join(frames)) for channel, frames in self._pending.items()
+        ]
+        self._pending = {}
         self._pending_bytes = 0
-        for channel, frames in pending.items():
-            self._send(channel.listeners, frames[0] if len(frames) == 1 else b"".join(frames))
+        self._sending += 1
+        for listeners, data in due:
+            self._send(listeners, data)
+        self._sending -= 1
+        if not self._sending:
+            self._left.clear()
 
-    def _send(self, listeners: dict[Listener, None], data: bytes) -> None:
+    def _send(self, listeners: list[Listener], data: bytes) -> None:
         # Whoever leaves while this runs, since others are sent something, gets nothing any more.
         left = self._left
-        self._sending += 1
-        for listener in list(listeners):
+        for listener in listeners:
             if left and listener in left:
                 continue
             try:
                 listener.send(data)
             except Exception:
                 log.failure("a stream failed and is ended")
-                listeners.pop(listener, None)
-                self._leave_topics([listener])
+                for ext in self._extensions:
+                    self.unsubscribe(ext, listener)
                 _end(listener)
-        self._sending -= 1
-        if not self._sending:
-            left.clear()
 
 
 def _end(listener: Listener) -> None:

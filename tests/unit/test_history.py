@@ -177,6 +177,16 @@ class TestSeveral:
         assert after(known.id, one) == []
         assert after(known.id, one, two) is Missing.UNKNOWN
 
+    def test_a_gap_never_goes_back(self):
+        """Whoever had an id of ours goes on from it or a later one, also where a gap is told."""
+        one, two = History(4, FIRST), History(1, FIRST + 1)
+        asked = keep(two, FIRST + 2)
+        rest = [keep(one, FIRST + 3), keep(two, FIRST + 4), keep(two, FIRST + 5)]
+        del rest[1]
+        answer = replay([one, two], asked.id)
+        assert answer.missing is Missing.EXPIRED
+        assert (answer.begin, answer.events) == (asked.id, rest)
+
     @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), max_size=30), st.data())
     def test_nothing_is_lost_untold(self, steps, data):
         """Whatever the id, all later events of all come, or it is said that they cannot."""
@@ -194,3 +204,5 @@ class TestSeveral:
         else:
             assert set(answer.events) <= set(later)
             assert not answer.events or answer.begin < answer.events[0].id
+            if asked in (FIRST, FIRST + 1, FIRST + 2, *(each.id for each in events)):
+                assert answer.begin >= asked

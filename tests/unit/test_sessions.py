@@ -207,7 +207,7 @@ class TestLogins:
         gateway.open()
         gateway.mx.send_as("5", DeliveredEvent(connection=ConnectionID(39, ME), alerting_device=ME))
         gateway.mx.answer(MonitorStartResponse(monitor="5"))
-        assert len(gateway.hub._channels[ME].history.newer(0)) == 1
+        assert len(gateway.hub._extensions[ME].calls.history.newer(0)) == 1
         assert [call.call_id for call in gateway.calls._registry.calls(ME)] == [39]
 
 
