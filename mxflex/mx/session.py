@@ -105,7 +105,9 @@ class Dialer:
             raise MXUnavailable("the MX cannot be reached") from error
         try:
             await protocol.when_secured()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, MXError):
+                self.policy.forget()
             protocol.abort(MXUnavailable("given up before the TLS handshake was done"))
             raise
         return protocol
@@ -139,6 +141,7 @@ class Dialer:
         hashed = attrs.evolve(request, password=hash_password(request.password))
         protocol = await self.dial(on_event)
         answer = await _ask(protocol, hashed)
+        self.policy.remember(protocol.tls.getHandle())
         if self._wants_clear_password(answer):
             log.info("the MX needs the clear password of {login}", login=request.user_name)
             try:
