@@ -12,7 +12,6 @@ from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
-    wrapClientTLS,
 )
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -23,6 +22,7 @@ from twisted.python.failure import Failure
 from mxflex.errors import LoginRefused, MXError, MXUnavailable
 from mxflex.mx.protocol import MXProtocol, ignore_event
 from mxflex.mx.tls import PeerPolicy
+from mxflex.mx.transport import SecureEndpoint
 from mxflex.wire.messages import (
     Event,
     LoginFailed,
@@ -85,7 +85,7 @@ class Dialer:
         elif isIPv6Address(self.host):
             kind = TCP6ClientEndpoint
         tcp = kind(self.reactor, self.host, self.port, timeout=self.timeout)
-        return wrapClientTLS(self.policy, tcp, self.reactor)
+        return SecureEndpoint(self.reactor, tcp, self.policy)
 
     async def dial(self, on_event: Callable[[Event], None] = ignore_event) -> MXProtocol:
         """Connect and finish the handshake with a peer that may be trusted.
