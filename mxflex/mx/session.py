@@ -209,5 +209,5 @@ def _accepted(answer: Message, login: str) -> LoginResponse:
 
 def log_out(protocol: MXProtocol) -> None:
     """Tell the MX that the session ends, and close; its answer does not matter any more."""
-    protocol.request(Logout()).addBoth(lambda _: None)
+    protocol.tell(Logout())
     protocol.close()
