@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import attrs
@@ -32,6 +32,8 @@ MXFLEX, NCHAN, FLOOR_NAME = "MXFlex", "nchan", "C floor"
 # A server is ready within so many seconds, or something is wrong.
 PATIENCE = 20.0
 _STEP = 0.05
+# All streams come from one address here, and mostly with one token.
+_MAX_STREAMS = 1_000_000
 _ROOT = Path(__file__).parents[1]
 _BIN = Path(sys.executable).parent
 _NCHAN_MODULES = (
@@ -168,7 +170,7 @@ def start_daemon(
     *,
     name: str = "mxflex",
     account: str = SERVER_LOGIN,
-    settings: Mapping[str, object] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Program, int]:
     """Start the installed `twistd mxflex`.
 
@@ -194,8 +196,11 @@ def start_daemon(
             "password": SERVER_PASSWORD,
             "verify": "none",
         },
-        **settings,
+        "events": dict.fromkeys(("max_per_token", "max_per_address", "max_streams"), _MAX_STREAMS),
     }
+    for key, value in settings.items():
+        section = configuration.get(key)
+        configuration[key] = {**section, **value} if isinstance(section, dict) else value
     if transport is not Transport.PLAIN:
         certificate, key = make_certificate(folder)
         configuration["tls"] = {"certificate": str(certificate), "key": str(key)}

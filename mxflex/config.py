@@ -97,11 +97,17 @@ class EventSettings:
         heartbeat: Seconds between comments on a quiet stream.
         history: Events kept for each extension.
         max_unsent: Bytes that a slow reader may owe before it is cut off.
+        max_per_token: Streams that may be open with one token.
+        max_per_address: Streams that may be open from one address; in IPv6 from a /64.
+        max_streams: Streams that may be open in all.
     """
 
     heartbeat: float = 15.0
     history: int = 256
     max_unsent: int = 262_144
+    max_per_token: int = 100
+    max_per_address: int = 2000
+    max_streams: int = 20_000
 
 
 @attrs.frozen(kw_only=True)
@@ -780,6 +786,9 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "events.history": _plain(_whole, 0, 100_000),
     # Below 64 KiB Twisted does not push back yet, so a bound there would cut healthy readers.
     "events.max_unsent": _plain(_whole, 65_536, 1 << 30, " of bytes"),
+    "events.max_per_token": _plain(_whole, 1, 1_000_000, " of streams"),
+    "events.max_per_address": _plain(_whole, 1, 1_000_000, " of streams"),
+    "events.max_streams": _plain(_whole, 1, 1_000_000, " of streams"),
     "calls.restrict": _plain(_flag),
     "login.max_failures": _plain(_whole, 1, 1_000_000),
     "login.window": _plain(_seconds, 1, 86_400),

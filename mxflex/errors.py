@@ -85,6 +85,19 @@ class MXBusy(MXUnavailable):
     """More logins wait for the MX than MXFlex lets queue."""
 
 
+class ServiceUnavailable(MXFlexError):
+    """MXFlex itself cannot take more at this moment, whatever the MX does (RFC 9110, 15.6.4).
+
+    Args:
+        text: The sentence for the client.
+        retry_after: Seconds until it is worth trying again.
+    """
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(text)
+
+
 class CertificateError(MXFlexError):
     """A certificate for the web side cannot be had or used; the service goes on without it."""
 
@@ -126,7 +139,7 @@ class UnsupportedType(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """Too many failed logins for this name or from this address (RFC 6585, 4).
+    """Too many failed logins, or open streams, of one name, token or address (RFC 6585, 4).
 
     Args:
         text: The sentence for the client.

@@ -30,6 +30,7 @@ from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
 from mxflex.config import HTTP_PORT, HTTPS_PORT, AcmeSettings, Config, MXSettings
 from mxflex.errors import CertificateError, ConfigError
+from mxflex.gateway.admission import Admission
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import Hub
@@ -79,7 +80,14 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
     link.listen(Relay(clock, hub, calls, link.monitors, encode_call_event))
     sessions = Sessions(reactor, link.monitors, hub, calls)
-    streams = EventStreams(reactor, sessions, config.events.heartbeat, config.events.max_unsent)
+    events = config.events
+    streams = EventStreams(
+        reactor,
+        sessions,
+        Admission(events.max_per_token, events.max_per_address, events.max_streams),
+        events.heartbeat,
+        events.max_unsent,
+    )
     logins = Logins(
         reactor,
         LoginCheck(dialer, config.login.parallel, config.login.queue),
@@ -88,7 +96,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         sessions,
         refusal_step=config.login.refusal_step,
     )
-    api: IResource = Api(logins, sessions, streams, calls, Contacts(link.address_book)).resource()
+    api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).resource()
     if not Path(config.html).is_dir():
         log.warn("there is no folder {html}: no static files", html=config.html)
     root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))

@@ -20,7 +20,6 @@ from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Logins
-from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_token
 from mxflex.web.eventstream import EventStreams
@@ -43,7 +42,6 @@ class Api:
 
     Args:
         logins: Logins and logouts.
-        sessions: Which extensions are watched.
         streams: Event streams.
         calls: Call control.
         contacts: The address book.
@@ -52,15 +50,9 @@ class Api:
     app = Klein()
 
     def __init__(
-        self,
-        logins: Logins,
-        sessions: Sessions,
-        streams: EventStreams,
-        calls: Calls,
-        contacts: Contacts,
+        self, logins: Logins, streams: EventStreams, calls: Calls, contacts: Contacts
     ) -> None:
         self._logins = logins
-        self._sessions = sessions
         self._streams = streams
         self._calls = calls
         self._contacts = ContactList(contacts)
@@ -106,8 +98,9 @@ class Api:
         # An empty list excludes nothing.
         if accept and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:
             raise NotAcceptable(f"this resource is {EVENT_STREAM} alone")
-        await self._sessions.resume(identity.ext, identity.expires_at)
-        return self._streams.open(request, identity.ext, _topics(request), _last_event_id(request))
+        return await self._streams.open(
+            request, identity, _topics(request), _last_event_id(request)
+        )
 
     @app.route("/contacts", methods=["GET"])
     def contacts(self, request: Request) -> bytes:

@@ -15,8 +15,10 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from mxflex.gateway.admission import Admission, Place
 from mxflex.gateway.hub import Backlog, Topic
 from mxflex.gateway.sessions import Sessions
+from mxflex.gateway.tokens import Identity
 from mxflex.web.fastpath import Chunks, Corks, RequestWriter, Writer, writer_for
 from mxflex.web.site import Request
 
@@ -54,9 +56,13 @@ class EventStream:
     Args:
         request: The request, not yet answered.
         max_unsent: Bytes that the client may owe.
-        over: Called once with the stream when it has ended, in whatever way.
+        place: What it counts as.
+        slot: See `EventStreams`.
+        over: Called once when it has ended, in whatever way: with the stream, and whether it was
+            cut off.
 
     Attributes:
+        place, slot: As given.
         send: Takes bytes for the client. It is one call from here to the socket: with a thousand
             streams each further one counts.
     """
@@ -69,20 +75,29 @@ class EventStream:
         "_waiting",
         "_waiting_bytes",
         "_writer",
+        "place",
         "send",
+        "slot",
     )
 
     def __init__(
-        self, request: Request, max_unsent: int, over: Callable[[EventStream], None]
+        self,
+        request: Request,
+        max_unsent: int,
+        place: Place,
+        slot: int,
+        over: Callable[[EventStream, bool], None],
     ) -> None:
         self._request = request
+        self.place = place
+        self.slot = slot
         self._writer: Writer = RequestWriter(request)
         self.send: Callable[[bytes], None] = self._writer.write
         self._bound = self._max_waiting = max_unsent - TRANSPORT_BUFFER_BYTES
         # There only while the client does not read.
         self._waiting: deque[bytes] | None = None
         self._waiting_bytes = 0
-        self._over: Callable[[EventStream], None] | None = over
+        self._over: Callable[[EventStream, bool], None] | None = over
 
     def begin(self, backlog: Backlog, chunks: Chunks, corks: Corks) -> None:
         """Answer with the headers, at once, and with what the client missed.
@@ -121,7 +136,7 @@ class EventStream:
             log.info("a client that does not read its event stream is cut off")
             self._request.channel.forceAbortClient()
             # HTTP/1.1 tells later that the client has gone.
-            self.gone()
+            self.gone(cut_off=True)
 
     def heartbeat(self) -> None:
         """Show the client, and whatever lies between, that the stream lives."""
@@ -136,7 +151,7 @@ class EventStream:
             request.unregisterProducer()
             request.finish()
 
-    def gone(self) -> bool:
+    def gone(self, *, cut_off: bool = False) -> bool:
         """Let go of everything; tell whether the stream was open until now."""
         over, self._over = self._over, None
         if over is None:
@@ -144,7 +159,7 @@ class EventStream:
         self._waiting = None
         self.send = _drop
         self._request.sentLength += self._writer.sent
-        over(self)
+        over(self, cut_off)
         return True
 
     # --- IPushProducer: the transport says when the client reads ------------------------------
@@ -202,17 +217,30 @@ class EventStreams(Service):
     Args:
         clock: Gives delayed calls.
         sessions: Where streams subscribe.
+        admission: Says how many there may be.
         heartbeat: At least one comment in so many seconds goes to each stream.
         max_unsent: Bytes that a client may owe.
+
+    Attributes:
+        opened: How many streams have been opened so far.
+        ended: How many of them have ended, in whatever way.
+        cut_off: How many of those because the client did not read.
+        refused: See `Admission`.
     """
 
     name = "streams"
 
     def __init__(
-        self, clock: IReactorTime, sessions: Sessions, heartbeat: float, max_unsent: int
+        self,
+        clock: IReactorTime,
+        sessions: Sessions,
+        admission: Admission,
+        heartbeat: float,
+        max_unsent: int,
     ) -> None:
         self._clock = clock
         self._sessions = sessions
+        self._admission = admission
         # A slot waits for all others; one more keeps the wait within the time that was promised.
         self._interval = heartbeat / (HEARTBEAT_SLOTS + 1)
         self._max_unsent = max_unsent
@@ -224,20 +252,30 @@ class EventStreams(Service):
         self._timer: IDelayedCall | None = None
         # When the next heartbeat is due.
         self._planned = 0.0
+        # One bound method for all streams.
+        self._when_over = self._over
+        self.opened = self.ended = self.cut_off = 0
+        self.refused = admission.refused
 
     @property
     def count(self) -> int:
         """How many streams are open."""
-        return sum(map(len, self._slots))
+        return self.opened - self.ended
 
-    def open(
-        self, request: Request, ext: str, topics: frozenset[Topic], last_event_id: int | None
+    async def open(
+        self,
+        request: Request,
+        identity: Identity,
+        topics: frozenset[Topic],
+        last_event_id: int | None,
     ) -> IResource:
         """Begin to answer a request with the events of an extension, until either side ends it.
 
+        Whatever is raised, nothing has been written.
+
         Args:
             request: The request, not yet answered.
-            ext: The extension.
+            identity: Whose extension it is.
             topics: What the client wants to hear of.
             last_event_id: See `mxflex.gateway.hub.Hub.subscribe`.
 
@@ -245,20 +283,31 @@ class EventStreams(Service):
             What leaves the request open when it is rendered.
 
         Raises:
-            NotMonitored: The extension is not watched; nothing has been written.
+            TooManyRequests, ServiceUnavailable: See `Admission.admit`.
+            NotMonitored, MXUnavailable: See `Sessions.resume`.
         """
+        place = self._admission.admit(identity, request.address)
         # The slot whose turn was last has its next turn in a whole interval.
-        slot = self._slots[self._turn]
-
-        def over(stream: EventStream) -> None:
-            slot.pop(stream, None)
-            self._sessions.unsubscribe(ext, stream)
-
-        stream = EventStream(request, self._max_unsent, over)
-        backlog = self._sessions.subscribe(ext, stream, last_event_id, topics)
-        slot[stream] = None
-        stream.begin(backlog, self._chunks, self._corks)
+        stream = EventStream(request, self._max_unsent, place, self._turn, self._when_over)
+        try:
+            await self._sessions.resume(identity.ext, identity.expires_at)
+            backlog = self._sessions.subscribe(identity.ext, stream, last_event_id, topics)
+            self._slots[stream.slot][stream] = None
+            self.opened += 1
+            stream.begin(backlog, self._chunks, self._corks)
+        except BaseException:
+            stream.gone()
+            raise
         return LEFT_OPEN
+
+    def _over(self, stream: EventStream, cut_off: bool) -> None:
+        self._admission.leave(stream.place)
+        self._sessions.unsubscribe(stream.place.identity.ext, stream)
+        slot = self._slots[stream.slot]
+        if stream in slot:
+            del slot[stream]
+            self.ended += 1
+            self.cut_off += cut_off
 
     def startService(self) -> None:
         """Begin the heartbeat."""

@@ -35,6 +35,7 @@ from mxflex.errors import (
     MXTimeout,
     MXUnavailable,
     NotAcceptable,
+    ServiceUnavailable,
     TooLarge,
     TooManyRequests,
     Unauthorized,
@@ -71,6 +72,7 @@ STATUSES: dict[type[MXFlexError], int] = {
     TooManyRequests: 429,
     MXError: 502,
     MXUnavailable: 503,
+    ServiceUnavailable: 503,
     MXTimeout: 504,
 }
 
@@ -180,7 +182,7 @@ def _set_error_headers(request: Request, error: MXFlexError) -> None:
     if isinstance(error, Unauthorized):
         reason = ', error="invalid_token"' if isinstance(error, InvalidToken) else ""
         request.setHeader(b"www-authenticate", (REALM + reason).encode("ascii"))
-    if isinstance(error, TooManyRequests):
+    if isinstance(error, (TooManyRequests, ServiceUnavailable)):
         request.setHeader(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after)))
     elif isinstance(error, MXUnavailable):
         request.setHeader(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)

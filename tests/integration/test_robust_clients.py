@@ -335,7 +335,7 @@ async def test_all_come_at_once(victim):
 @pytest_twisted.ensureDeferred
 async def test_two_thousand_streams(victim):
     """Two thousand streams are open at once, and each gets each event once, in order."""
-    running = await victim()
+    running = await victim(events={"max_per_token": 2_000})
     token = await running.log_in()
     clients = await connect_all(running, 2_000)
     for client in clients:

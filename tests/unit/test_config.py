@@ -63,7 +63,14 @@ mx: {
         html="html",
         mx=MXSettings(host="192.0.2.10", port=7778, login="mxflex", password="secret"),
         token=config.TokenSettings(lifetime=3600, key=None),
-        events=config.EventSettings(heartbeat=15.0, history=256, max_unsent=262144),
+        events=config.EventSettings(
+            heartbeat=15.0,
+            history=256,
+            max_unsent=262144,
+            max_per_token=100,
+            max_per_address=2000,
+            max_streams=20000,
+        ),
         calls=config.CallSettings(restrict=True),
         login=config.LoginSettings(
             max_failures=10, window=300.0, parallel=32, queue=128, refusal_step=0.25
@@ -305,6 +312,10 @@ def test_mistakes_in_the_text(text, line):
         ("events: {heartbeat: true}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
         ("events: {history: -1}", "events.history", "a whole number from 0 to 100000"),
         ("events: {max_unsent: 65535}", "events.max_unsent", "of bytes from 65536 to"),
+        ("events: {max_per_token: 0}", "events.max_per_token", "of streams from 1 to 1000000"),
+        ("events: {max_per_address: 0}", "events.max_per_address", "of streams from 1 to 1000000"),
+        ("events: {max_streams: 0}", "events.max_streams", "of streams from 1 to 1000000"),
+        ("events: {max_streams: 1000001}", "events.max_streams", "of streams from 1 to 1000000"),
         ("calls: {restrict: 'no'}", "calls.restrict", "expected true or false"),
         ("calls: {restrict: 0}", "calls.restrict", "expected true or false"),
         ("login: {max_failures: 0}", "login.max_failures", "from 1 to"),
@@ -558,12 +569,20 @@ def test_bounds_are_inclusive():
     """The bounds that the errors name are themselves allowed."""
     loaded = of(
         f"token: {{lifetime: 1, key: {'é' * 16}}}\n"
-        "events: {heartbeat: 0.1, history: 0, max_unsent: 65536}\n"
+        "events: {heartbeat: 0.1, history: 0, max_unsent: 65536,"
+        " max_per_token: 1, max_per_address: 1, max_streams: 1}\n"
         "login: {max_failures: 1, window: 1, parallel: 1, queue: 0, refusal_step: 0}\n"
     )
     assert loaded.token.lifetime == 1
     assert loaded.token.key == ("é" * 16).encode()
-    assert loaded.events == config.EventSettings(heartbeat=0.1, history=0, max_unsent=65536)
+    assert loaded.events == config.EventSettings(
+        heartbeat=0.1,
+        history=0,
+        max_unsent=65536,
+        max_per_token=1,
+        max_per_address=1,
+        max_streams=1,
+    )
     assert loaded.login == config.LoginSettings(
         max_failures=1, window=1, parallel=1, queue=0, refusal_step=0
     )
