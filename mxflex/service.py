@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ log = Logger()
 # Connections that may wait to be accepted. After a restart all clients come back within seconds;
 # with Twisted's 50, most would have to try again a second later.
 BACKLOG = 1024
+# Files that are open beside the event streams: ports, the link, logins on their way to the MX,
+# other requests.
+OTHER_FILES = 512
 
 
 def build(config: Config, reactor: IReactorTime) -> MultiService:
@@ -103,6 +107,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
 
     daemon = MultiService()
     daemon.setName("mxflex")
+    _OpenFiles(config.events.max_streams).setServiceParent(daemon)
     link.setServiceParent(daemon)
     streams.setServiceParent(daemon)
     if not config.tls.certificate:
@@ -257,6 +262,38 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6") and "backlog=" not in description:
         return f"{description}:backlog={BACKLOG}"
     return description
+
+
+class _OpenFiles(Service):
+    """Lets the process have as many files open as the system lets it.
+
+    The usual limit of 1024, which is there for the sake of select(2), would be the end of the
+    thousandth stream.
+
+    Args:
+        max_streams: Streams that may be open.
+    """
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+
+    def startService(self) -> None:
+        Service.startService(self)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            # What systemd's filter of system calls may forbid is not even tried without need.
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            except (ValueError, OSError) as error:
+                log.warn("the limit of open files stays {files}: {error}", files=soft, error=error)
+            else:
+                soft = hard
+        if soft != resource.RLIM_INFINITY and soft < self._max_streams + OTHER_FILES:
+            log.warn(
+                "events.max_streams is {streams}, but this process may open only {files} files",
+                streams=self._max_streams,
+                files=soft,
+            )
 
 
 class _NoReload(Service):

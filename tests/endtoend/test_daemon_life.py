@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from mxflex.service import OTHER_FILES
 from tests.endtoend.stage import LOOPBACK, PATIENCE, TWISTD, eventually
 from tests.ports import free_port
 
@@ -43,23 +45,36 @@ STOP_SECONDS = 5
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (debug|info |warn |error|critical) \S+  .")
 
 
+def _limited(files):
+    """Give the beginning of a command that may open so many files, soft and hard."""
+    if files is None:
+        return []
+    soft, hard = files
+    return ["sh", "-c", f'ulimit -S -n {soft} && ulimit -H -n {hard} && exec "$@"', "sh"]
+
+
 class Process:
     """A `twistd` command that runs.
 
     Args:
         folder: Where it runs, and where its output is kept.
         arguments: The command and its options.
+        files: Its limits of open files, soft and hard; None for those of the tests.
+
+    Attributes:
+        pid: Its number.
     """
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder, *arguments, files=None):
         self._output = folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
         with self._output.open("wb") as file:
             self._process = subprocess.Popen(
-                [TWISTD, "--nodaemon", "--pidfile=", *arguments],
+                [*_limited(files), TWISTD, "--nodaemon", "--pidfile=", *arguments],
                 cwd=folder,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+        self.pid = self._process.pid
 
     @property
     def output(self):
@@ -112,15 +127,15 @@ class Place:
         document = {"host": f"{LOOPBACK}:{self.port}", "mx": mx, **settings}
         (self.folder / "mxflex.yaml").write_text(json.dumps(document), encoding="utf-8")
 
-    def run(self, *arguments):
+    def run(self, *arguments, **limits):
         """Run a command; it is gone after the test, whatever happened."""
-        process = Process(self.folder, *arguments)
+        process = Process(self.folder, *arguments, **limits)
         self._stack.callback(process.kill)
         return process
 
-    def mxflex(self):
+    def mxflex(self, **limits):
         """Start MXFlex, and wait until it serves."""
-        process = self.run("mxflex")
+        process = self.run("mxflex", **limits)
         eventually(lambda: self.get("/")[0] == 200)
         return process
 
@@ -289,6 +304,24 @@ def test_stop_with_a_dead_mx(place):
             login, _ = mx.accept()
             with login:
                 mxflex.stop()
+
+
+def test_open_files(place):
+    """MXFlex may open as many files as the system lets it; streams that fit need no word."""
+    place.configure(events={"max_streams": 900 - OTHER_FILES})
+    mxflex = place.mxflex(files=(200, 900))
+    assert resource.prlimit(mxflex.pid, resource.RLIMIT_NOFILE) == (900, 900)
+    assert "max_streams" not in mxflex.output
+    mxflex.stop()
+
+
+def test_open_files_that_are_too_few(place):
+    """More streams than there can be files are told at the start, with both numbers."""
+    place.configure(events={"max_streams": 900 - OTHER_FILES + 1})
+    mxflex = place.mxflex(files=(900, 900))
+    told = "events.max_streams is 389, but this process may open only 900 files"
+    assert [line for line in mxflex.output.splitlines() if " warn " in line and told in line]
+    mxflex.stop()
 
 
 def test_port_in_use(place):
