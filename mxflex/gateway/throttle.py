@@ -6,6 +6,7 @@ import ipaddress
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import blake2b
 
 from mxflex.errors import LoginRefused, TooManyRequests
@@ -111,6 +112,8 @@ def _keys(login: str, address: str) -> tuple[_Key, _Key]:
     return _login_key(login), ("address", network_of(address).encode("utf-8", "surrogatepass"))
 
 
+# Each login needs it three times.
+@lru_cache(256)
 def network_of(address: str) -> str:
     """Give what one attacker can hold: an IPv4 address, or a /64 of IPv6."""
     try:

@@ -181,9 +181,9 @@ class MXProtocol(Protocol):
         self._lost = True
         if self._ended is None:
             self._ended = MXUnavailable(_words_for(reason))
+            log.debug("connection to the MX ended: {reason}", reason=reason.getErrorMessage())
         for name in list(self._timers):
             self._stop_timer(name)
-        log.debug("connection to the MX ended: {reason}", reason=reason.getErrorMessage())
         for waiter in [*self._waiters.values(), *self._announced]:
             # Whoever learned of it before may have cancelled this one.
             if self._take(waiter):
@@ -275,6 +275,13 @@ class MXProtocol(Protocol):
         log.debug("sent {command} as {id}", command=command.wire_name, id=invoke_id)
         self._write(data)
         return done
+
+    def tell(self, command: Command) -> None:
+        """Send a command whose answer does not matter any more."""
+        if self._ended is None:
+            invoke_id, data = self._wire.request(command)
+            self._wire.abandon(invoke_id)
+            self._write(data)
 
     def _take(self, waiter: _Waiter) -> bool:
         """Let a command wait no longer; tell whether it did until now."""

@@ -12,7 +12,6 @@ from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
-    wrapClientTLS,
 )
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -23,6 +22,7 @@ from twisted.python.failure import Failure
 from mxflex.errors import LoginRefused, MXError, MXUnavailable
 from mxflex.mx.protocol import MXProtocol, ignore_event
 from mxflex.mx.tls import PeerPolicy
+from mxflex.mx.transport import SecureEndpoint
 from mxflex.wire.messages import (
     Event,
     LoginFailed,
@@ -85,7 +85,7 @@ class Dialer:
         elif isIPv6Address(self.host):
             kind = TCP6ClientEndpoint
         tcp = kind(self.reactor, self.host, self.port, timeout=self.timeout)
-        return wrapClientTLS(self.policy, tcp, self.reactor)
+        return SecureEndpoint(self.reactor, tcp, self.policy)
 
     async def dial(self, on_event: Callable[[Event], None] = ignore_event) -> MXProtocol:
         """Connect and finish the handshake with a peer that may be trusted.
@@ -105,7 +105,9 @@ class Dialer:
             raise MXUnavailable("the MX cannot be reached") from error
         try:
             await protocol.when_secured()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, MXError):
+                self.policy.forget()
             protocol.abort(MXUnavailable("given up before the TLS handshake was done"))
             raise
         return protocol
@@ -139,6 +141,7 @@ class Dialer:
         hashed = attrs.evolve(request, password=hash_password(request.password))
         protocol = await self.dial(on_event)
         answer = await _ask(protocol, hashed)
+        self.policy.remember(protocol.tls.getHandle())
         if self._wants_clear_password(answer):
             log.info("the MX needs the clear password of {login}", login=request.user_name)
             try:
@@ -206,5 +209,5 @@ def _accepted(answer: Message, login: str) -> LoginResponse:
 
 def log_out(protocol: MXProtocol) -> None:
     """Tell the MX that the session ends, and close; its answer does not matter any more."""
-    protocol.request(Logout()).addBoth(lambda _: None)
+    protocol.tell(Logout())
     protocol.close()

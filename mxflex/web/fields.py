@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -22,6 +23,8 @@ MAX_FIELDS = 64
 MAX_TEXT = 4096
 # So many decimal digits fit 64 bits whatever they are.
 MAX_DIGITS = 18
+_Parser = Callable[[bytes, str], dict[str, Any]]
+
 METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH")
 
 
@@ -116,6 +119,17 @@ def read_body(request: Request) -> Fields:
         if body:
             raise UnsupportedType(f"the body must be {FORM} or {JSON}")
         return Fields({})
+    return Fields(_parser_for(content_type)(body, "the body"))
+
+
+# The programs that ask are few, and each says the same each time.
+@lru_cache(64)
+def _parser_for(content_type: str) -> _Parser:
+    """Give what reads bodies of a type.
+
+    Raises:
+        UnsupportedType: As `read_body`.
+    """
     media_type, options = parse_options_header(content_type)
     # RFC 9110, 8.3.1: the case of a media type does not matter.
     parser = _PARSERS.get(media_type.lower())
@@ -123,7 +137,7 @@ def read_body(request: Request) -> Fields:
         raise UnsupportedType(f"the body must be {FORM} or {JSON}")
     if options.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         raise UnsupportedType("the body must be in UTF-8")
-    return Fields(parser(body, "the body"))
+    return parser
 
 
 def has_body(request: Request) -> bool:
@@ -179,7 +193,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-_PARSERS: dict[str, Callable[[bytes, str], dict[str, Any]]] = {
+_PARSERS: dict[str, _Parser] = {
     FORM: _parse_form,
     JSON: _parse_json,
 }

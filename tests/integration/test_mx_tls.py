@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from OpenSSL import SSL
+from OpenSSL._util import lib
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from mxflex.errors import MXUnavailable
+from mxflex.errors import LoginRefused, MXTimeout, MXUnavailable
+from mxflex.mx.tls import SESSION_SECONDS
+from mxflex.simulator import certificate as simulated
 from mxflex.simulator.certificate import Certificate, TLSAge
+from mxflex.wire.messages import LoginRequest
 from tests.integration.mx_bench import MXBench
 
 OLD = TLSAge(minimum="1.0", maximum="1.0", security_level=0)
@@ -238,3 +245,218 @@ async def test_old_version_by_configuration(bench, keys, spoken):
         with pytest.raises(MXUnavailable):
             await dialing
     await bench.gone(mx)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP521R1()),
+        rsa.generate_private_key(65537, 2048),
+    ],
+    ids=["P-384", "P-521", "RSA"],
+)
+async def test_kinds_of_certificates(bench, monkeypatch, version, key):
+    """A certificate may be on any of the usual kinds of keys, whatever the keys are agreed by."""
+    monkeypatch.setattr(ec, "generate_private_key", lambda _curve: key)
+    certificate = Certificate.self_signed()
+    mx = await bench.simulator(
+        certificate=certificate, age=TLSAge(minimum=version, maximum=version)
+    )
+    assert await dial(bench, mx) == f"TLSv{version}"
+
+
+# --- Sessions that are taken up again -------------------------------------------------------------
+
+VERSIONS = pytest.mark.parametrize("version", ["1.2", "1.3"])
+REQUEST = LoginRequest(
+    type="User", platform="CRM", version="1.0", user_name="user_login", password="password"
+)
+
+
+class Clock:
+    """A time that stands unless it is set."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+async def log_in(bench, dialer):
+    """Log in on a new connection; tell whether it took a session up, by OpenSSL's own word."""
+    protocol, _ = await bench.soon(Deferred.fromCoroutine(dialer.log_in(REQUEST)))
+    taken_up = bool(lib.SSL_session_reused(protocol.tls.getHandle()._ssl))
+    protocol.close()
+    await bench.soon(protocol.when_lost())
+    return taken_up
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_session_is_taken_up_again(bench, version):
+    """Each login has a connection of its own; from the second one on it takes the session up."""
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    dialer = bench.dialer(mx)
+    assert [await log_in(bench, dialer) for _ in range(4)] == [False, True, True, True]
+    assert len({id(each.session) for each in mx.received("loginRequest")}) == 4
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_refused_login_leaves_a_session_too(bench, version):
+    """What matters is who the peer is, not what it says of a password."""
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    dialer = bench.dialer(mx)
+    wrong = attrs.evolve(REQUEST, password="wrong")
+    with pytest.raises(LoginRefused):
+        await bench.soon(Deferred.fromCoroutine(dialer.log_in(wrong)))
+    assert await log_in(bench, dialer)
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_an_impostor_has_no_session(bench, authority, ca_file, version, pinned):
+    """Whoever comes in the MX's place cannot take its session up, and has to show a certificate."""
+    good = Certificate.issue("MX", "127.0.0.1", issuer=authority)
+    mx = await bench.simulator(certificate=good, age=TLSAge(minimum=version, maximum=version))
+    trust = {"fingerprint": good.fingerprint} if pinned else {"verify": ca_file}
+    dialer = bench.dialer(mx, **trust)
+    await log_in(bench, dialer)
+    assert await log_in(bench, dialer)
+    mx.faults.certificate = Certificate.issue("MX", "127.0.0.1")
+    with pytest.raises(MXUnavailable, match="certificate verify failed"):
+        await log_in(bench, dialer)
+    assert len(mx.received("loginRequest")) == 2
+    mx.faults.certificate = None
+    # The session went with the failure.
+    assert not await log_in(bench, dialer)
+    await bench.gone(mx)
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_session_does_not_outlive_the_trust(bench, authority, ca_file, version):
+    """A session whose peer would not be trusted any more is cut before anything is sent."""
+    good = Certificate.issue("MX", "127.0.0.1", issuer=authority)
+    mx = await bench.simulator(certificate=good, age=TLSAge(minimum=version, maximum=version))
+    dialer = bench.dialer(mx, verify=ca_file)
+    await log_in(bench, dialer)
+    for field, value, reason in (
+        ("fingerprint", "0" * 64, "not the pinned one"),
+        ("host", "192.0.2.1", "for another host"),
+    ):
+        assert dialer.policy._session is not None
+        proper = getattr(dialer.policy, field)
+        setattr(dialer.policy, field, value)
+        with pytest.raises(MXUnavailable, match=reason):
+            await log_in(bench, dialer)
+        assert dialer.policy._session is None
+        setattr(dialer.policy, field, proper)
+        dialer.policy._sessions_from = 0
+        assert not await log_in(bench, dialer)
+    assert len(mx.received("loginRequest")) == 3
+    await bench.gone(mx)
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_session_is_not_taken_up_for_ever(bench, version):
+    """After ten minutes the certificate is looked at anew, however often it was taken up."""
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    clock = Clock()
+    dialer = bench.dialer(mx, clock=clock)
+    taken_up = []
+    for passed in (0, 400, 150, 49, 2, 400, 198, 3):
+        clock.now += passed
+        taken_up.append(await log_in(bench, dialer))
+    assert SESSION_SECONDS == 600
+    assert taken_up == [False, True, True, True, False, True, True, False]
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_server_that_declines_a_session(bench, version):
+    """A server that does not know the session any more shows its certificate, as of then."""
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    clock = Clock()
+    dialer = bench.dialer(mx, clock=clock)
+    await log_in(bench, dialer)
+    clock.now += SESSION_SECONDS - 1
+    # With another certificate the simulator forgets its sessions.
+    mx.faults.certificate = Certificate.self_signed()
+    assert not await log_in(bench, dialer)
+    clock.now += SESSION_SECONDS - 1
+    assert await log_in(bench, dialer)
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_server_that_trips_over_a_session(bench, version):
+    """After a handshake that failed all are full ones for a while, so the next login gets through.
+
+    Whether the session was to blame cannot be known.
+    """
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    clock = Clock()
+    dialer = bench.dialer(mx, clock=clock, timeout=0.2)
+    await log_in(bench, dialer)
+    mx.faults.hang_in_tls = True
+    with pytest.raises(MXTimeout):
+        await log_in(bench, dialer)
+    mx.faults.hang_in_tls = False
+    assert [await log_in(bench, dialer) for _ in range(3)] == [False, False, False]
+    clock.now += SESSION_SECONDS
+    assert [await log_in(bench, dialer) for _ in range(2)] == [False, True]
+    await bench.gone(mx)
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_server_without_sessions(bench, monkeypatch, version):
+    """A server that knows no sessions is spoken to as ever."""
+    make = simulated._context
+
+    def without_sessions(*arguments):
+        context = make(*arguments)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_options(SSL.OP_NO_TICKET)
+        return context
+
+    monkeypatch.setattr(simulated, "_context", without_sessions)
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    dialer = bench.dialer(mx)
+    # In TLS 1.3 such a server still issues sessions that it does not recognize afterwards.
+    for _ in range(3):
+        await log_in(bench, dialer)
+    assert len(mx.received("loginRequest")) == 3
+
+
+@pytest_twisted.ensureDeferred
+@VERSIONS
+async def test_a_connection_that_was_cut_leaves_no_session(bench, version):
+    """A connection that ends without a farewell is no reason to fail: the next one is full."""
+    mx = await bench.simulator(age=TLSAge(minimum=version, maximum=version))
+    dialer = bench.dialer(mx)
+    protocol, _ = await bench.soon(Deferred.fromCoroutine(dialer.log_in(REQUEST)))
+    mx.drop()
+    await bench.soon(protocol.when_lost())
+    await log_in(bench, dialer)
+    assert await log_in(bench, dialer)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_first_message_is_one_packet(bench):
+    """The hello fits one packet, with a session and without: old firmware may read no more."""
+    mx = await bench.simulator()
+    dialer = bench.dialer(mx)
+    for _ in range(2):
+        connection = dialer.policy.clientConnectionForTLS(None)
+        connection.set_connect_state()
+        with pytest.raises(SSL.WantReadError):
+            connection.do_handshake()
+        assert len(connection.bio_read(2**15)) < 1200
+        await log_in(bench, dialer)

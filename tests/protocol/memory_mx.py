@@ -313,6 +313,12 @@ class TrustsAll:
     def check(self, connection):
         """Find nothing wrong."""
 
+    def remember(self, connection):
+        """Know no sessions."""
+
+    def forget(self):
+        """Know no sessions."""
+
 
 class MemoryDialer(Dialer):
     """A dialer whose connections go over a `Network`."""
