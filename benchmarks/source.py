@@ -9,7 +9,8 @@ It reads commands from standard input, each a JSON object in a line:
     {"send": 10}                                ten events at once
     {"rate": 50, "burst": 5, "count": 100}      a hundred, five at a time, 50 a second on average
 
-All three make the same events, and take the time of each right before they send it.
+All three make the same events, ahead of time, and put the time into them right before the bytes go
+to the socket: not to a queue for the next turn of the reactor.
 """
 
 from __future__ import annotations
@@ -20,25 +21,37 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.interfaces import IReactorTCP, ITCPTransport
+from twisted.internet.interfaces import IReactorTCP, ITCPTransport, IWriteDescriptor
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-from benchmarks.sample import EXT, make_behaviour, make_company, make_event, make_json
+from benchmarks.sample import (
+    EXT,
+    make_behaviour,
+    make_company,
+    make_event,
+    make_json,
+    stamp,
+)
+from mxflex.simulator.rendering import render
 from mxflex.simulator.server import LOOPBACK, SimulatedMX
 from mxflex.web.eventstream import encode_sse
+from mxflex.wire.connection import EVENT_ID
+from mxflex.wire.framing import encode_frame
 
 
 class Outlet(Protocol):
     """Where events go."""
 
-    def send(self, first: int, count: int) -> None:
-        """Send so many events, numbered from the first one on."""
+    def prepare(self, first: int, count: int) -> Callable[[], None]:
+        """Make so many events, numbered from the first one on; gives what sends them."""
 
 
 class Telephones:
@@ -47,9 +60,29 @@ class Telephones:
     def __init__(self, mx: SimulatedMX) -> None:
         self._mx = mx
 
-    def send(self, first: int, count: int) -> None:
-        for sequence in range(first, first + count):
-            self._mx.send_event(EXT, make_event(sequence, time.monotonic_ns()))
+    def prepare(self, first: int, count: int) -> Callable[[], None]:
+        ready = [
+            (
+                session,
+                b"".join(self._frame(number, monitor) for number in range(first, first + count)),
+            )
+            for session in self._mx.sessions
+            for monitor, ext in session.monitors.items()
+            if ext == EXT
+        ]
+
+        def send() -> None:
+            for session, data in ready:
+                tls = cast("TLSMemoryBIOProtocol", session.transport)
+                # The `write` of the instance would keep it for the next turn.
+                TLSMemoryBIOProtocol.write(tls, stamp(data))
+                cast("IWriteDescriptor", tls.transport).doWrite()
+
+        return send
+
+    def _frame(self, number: int, monitor: str) -> bytes:
+        event = attrs.evolve(make_event(number), monitor=monitor)
+        return encode_frame(EVENT_ID, render(event, self._mx.behaviour).encode())
 
 
 class Publisher(TwistedProtocol):
@@ -67,12 +100,15 @@ class Publisher(TwistedProtocol):
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
 
-    def send(self, first: int, count: int) -> None:
-        frames = [
-            self._frame(sequence, *make_json(sequence, time.monotonic_ns()))
-            for sequence in range(first, first + count)
-        ]
-        self.transport.write(b"".join(frames))
+    def prepare(self, first: int, count: int) -> Callable[[], None]:
+        numbers = range(first, first + count)
+        data = b"".join(self._frame(number, *make_json(number)) for number in numbers)
+
+        def send() -> None:
+            self.transport.write(stamp(data))
+            cast("IWriteDescriptor", self.transport).doWrite()
+
+        return send
 
 
 def frame_for_floor(sequence: int, name: str, data: bytes) -> bytes:
@@ -104,7 +140,7 @@ class Commands(LineOnlyReceiver):
     def lineReceived(self, line: bytes) -> None:
         command = json.loads(line)
         if "send" in command:
-            self._send(command["send"])
+            self._prepare(command["send"])()
         else:
             interval = command["burst"] / command["rate"]
             self._pace(time.monotonic(), interval, command["burst"], command["count"])
@@ -112,18 +148,21 @@ class Commands(LineOnlyReceiver):
     def connectionLost(self, reason: object = None) -> None:  # noqa: ARG002 - Twisted's signature
         self._ended.callback(None)
 
-    def _send(self, count: int) -> None:
-        self._outlet.send(self._next, count)
-        self._next += count
+    def _prepare(self, count: int) -> Callable[[], None]:
+        first, self._next = self._next, self._next + count
+        return self._outlet.prepare(first, count)
 
     def _pace(self, due: float, interval: float, burst: int, left: int) -> None:
-        """Send a burst, and plan the next one by when it is due, not by when this one was."""
-        now = min(burst, left)
-        self._send(now)
-        if left > now:
-            due += interval
-            wait = max(0.0, due - time.monotonic())
-            self._reactor.callLater(wait, self._pace, due, interval, burst, left - now)
+        """Send a burst when it is due, and the next one by when it is due, not by when this was."""
+        if left <= 0:
+            return
+        send = self._prepare(min(burst, left))
+
+        def send_now() -> None:
+            send()
+            self._pace(due + interval, interval, burst, left - burst)
+
+        self._reactor.callLater(max(0.0, due - time.monotonic()), send_now)
 
 
 async def _open(reactor: Any, kind: str, port: int) -> tuple[Outlet, int]:

@@ -8,9 +8,9 @@
  *
  * Whoever asks anything at the first port gets the headers of an event stream, over TLS if there
  * is a certificate. Whoever connects to the second one sends events: four bytes of length, most
- * significant first, and the text of the event. The text is framed as a chunk once, and goes to the
- * socket of each stream by a `send` of its own. What a socket does not take waits, and is sent when
- * it does.
+ * significant first, and the text of the event. The text is framed as a chunk once. What one read
+ * from the publisher has brought goes to the socket of each stream by one `send`. What a socket does
+ * not take waits, and is sent when it does.
  */
 
 #include <arpa/inet.h>
@@ -31,6 +31,8 @@
 #include <unistd.h>
 
 enum { MAX_EVENT = 64 * 1024, INBOX_BYTES = 256 * 1024, READY_AT_ONCE = 512, BACKLOG = 1024 };
+/* The length of an event, four bytes, becomes at most nine of its chunk's. */
+enum { OUTBOX_BYTES = 3 * INBOX_BYTES };
 
 enum kind { STREAMS_PORT, PUBLISH_PORT, PUBLISHER, CLIENT };
 
@@ -157,19 +159,21 @@ static void settle(struct peer *peer) {
     }
 }
 
-static void broadcast(const uint8_t *text, uint32_t size) {
-    static uint8_t chunk[MAX_EVENT + 16];
+static void broadcast(const uint8_t *chunks, size_t size) {
+    for (size_t index = 0; index < client_count; index++)
+        if (clients[index]->greeted) give(clients[index], chunks, size);
+}
+
+static size_t frame(uint8_t *chunk, const uint8_t *text, uint32_t size) {
     size_t length = (size_t)sprintf((char *)chunk, "%x\r\n", size);
     memcpy(chunk + length, text, size);
     memcpy(chunk + length + size, "\r\n", 2);
-    length += size + 2;
-    for (size_t index = 0; index < client_count; index++)
-        if (clients[index]->greeted) give(clients[index], chunk, length);
+    return length + size + 2;
 }
 
 /* False when the publisher has gone. */
 static bool read_events(struct peer *publisher) {
-    static uint8_t inbox[INBOX_BYTES];
+    static uint8_t inbox[INBOX_BYTES], outbox[OUTBOX_BYTES];
     static size_t held;
     ssize_t count = recv(publisher->fd, inbox + held, sizeof inbox - held, 0);
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) return true;
@@ -178,16 +182,17 @@ static bool read_events(struct peer *publisher) {
         return false;
     }
     held += (size_t)count;
-    size_t at = 0;
+    size_t at = 0, framed = 0;
     while (held - at >= 4) {
         uint32_t size;
         memcpy(&size, inbox + at, 4);
         size = ntohl(size);
         if (size > MAX_EVENT) return false;
         if (held - at - 4 < size) break;
-        broadcast(inbox + at + 4, size);
+        framed += frame(outbox + framed, inbox + at + 4, size);
         at += 4 + size;
     }
+    if (framed > 0) broadcast(outbox, framed);
     held -= at;
     memmove(inbox, inbox + at, held);
     return true;
