@@ -22,6 +22,9 @@ import mxflex
 
 ROOT = Path(__file__).parents[2]
 VERSION = mxflex.__version__
+# What benchmarks leave behind in a checkout.
+MADE_FOLDERS = ("benchmarks/native/build/", "benchmarks/results/")
+MADE = ("benchmarks/native/build/load", "benchmarks/results/20260301-full/results.json")
 TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
 
 
@@ -82,6 +85,9 @@ def checkout(tmp_path_factory):
         ".*", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
     )
     shutil.copytree(ROOT, folder, ignore=left_out)
+    for made in MADE:
+        (folder / made).parent.mkdir(parents=True, exist_ok=True)
+        (folder / made).write_text("made by a benchmark", encoding="utf-8")
     return folder
 
 
@@ -145,14 +151,16 @@ def test_wheel_holds_what_it_should(wheel):
 
 
 def test_sdist_holds_what_it_should(sdist):
-    """The source archive has all that `make test` and `make demo` need."""
+    """The source archive has all that `make` needs, and nothing that `make` has made."""
     with tarfile.open(sdist) as archive:
         top = f"mxflex-{VERSION}/"
         names = {name.removeprefix(top) for name in archive.getnames()}
     wanted = {"Makefile", "LICENSE", "MANIFEST.in", "mxflex.yaml.sample", "pyproject.toml"}
-    for folder in ("mxflex", "twisted", "tests", "html", "contrib"):
+    for folder in ("mxflex", "twisted", "tests", "html", "contrib", "benchmarks"):
         wanted |= files_below(folder)
-    assert wanted - names == set()
+    made = {name for name in wanted | names if name.startswith(MADE_FOLDERS)}
+    assert wanted - made - names == set()
+    assert made & names == set()
 
 
 def test_nothing_takes_the_place_of_twisted():
