@@ -11,7 +11,7 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format fuzz bench bench-quick soak dist clean
+.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures dist clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -20,9 +20,10 @@ help:
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff format the code"
 	@echo "make fuzz     the harnesses of fuzz/ side by side; FUZZ_SECONDS=60 for each"
-	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; half an hour"
+	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; 15 minutes"
 	@echo "make bench-quick   a minute of it"
 	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
+	@echo "make figures  put the results in the folders RUNS=… into docs/performance.md"
 	@echo "make dist     build the wheel and the source archive into dist/"
 	@echo "make clean    remove what the other targets have made"
 	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
@@ -89,6 +90,9 @@ bench-quick: $(VENV)/.stamp-bench
 SOAK_MINUTES ?= 60
 soak: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+
+figures: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks.document $(RUNS)
 
 # A leftover build/ would put deleted modules back into the wheel.
 dist: $(VENV)/.stamp-test

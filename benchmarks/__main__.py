@@ -9,15 +9,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.api import measure_api
 from benchmarks.encoding import measure_encoding
-from benchmarks.fanout import measure_stage
+from benchmarks.fanout import Turn, measure_beside, measure_stage
 from benchmarks.generator import NATIVE
 from benchmarks.machine import assert_same_mxflex, describe_machine, say
-from benchmarks.peers import MXFLEX, Start, has_nchan, peers_for
+from benchmarks.peers import MXFLEX, has_nchan, peers_for
 from benchmarks.plan import FULL, PLANS, Plan, Stage, Transport
 from benchmarks.processes import BenchmarkError, run
 from benchmarks.results import Results
@@ -26,29 +27,36 @@ from benchmarks.selfcheck import check
 RESULTS = Path(__file__).parent / "results"
 
 
-def rounds_of(stage: Stage, with_nchan: bool) -> Iterator[tuple[int, str, Start]]:
+def turns_of(stage: Stage, with_nchan: bool) -> Iterator[Turn]:
     """Give the peers in turn, round by round, so that a busy minute does not hit one alone."""
     for number in range(stage.rounds):
         for peer, start in peers_for(stage.transport, with_nchan).items():
-            yield number, peer, start
+            yield Turn(number, peer, start)
+
+
+@contextmanager
+def attempt(what: str, results: Results, folder: Path) -> Iterator[Path]:
+    """Give a measurement a folder of its own; a failure is told of, and its logs stay there."""
+    own = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+    try:
+        yield own
+    except BenchmarkError as error:
+        results.missed.append(f"{what}: {error}")
+        say(f"  failed: {error}")
+    else:
+        shutil.rmtree(own)
 
 
 def measure_fanout(plan: Plan, results: Results, folder: Path, with_nchan: bool) -> None:
     """Measure all stages; one that fails is told of, and the others go on."""
     for stage in plan.stages:
-        for number, peer, start in rounds_of(stage, with_nchan):
+        for turn in turns_of(stage, with_nchan):
             what = f"{stage.transport.value}, {stage.streams} streams"
             if stage.transport is Transport.H2:
                 what += f", {stage.per_connection} a connection"
-            say(f"{what}: {peer}, round {number + 1} of {stage.rounds}")
-            # Each has a folder of its own, whose logs stay when something went wrong.
-            own = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
-            try:
-                measure_stage(stage, peer, start, results, own)
-                shutil.rmtree(own)
-            except BenchmarkError as error:
-                results.missed.append(f"{peer}, {what}: {error}")
-                say(f"  failed: {error}")
+            say(f"{what}: {turn.peer}, round {turn.number + 1} of {stage.rounds}")
+            with attempt(f"{turn.peer}, {what}", results, folder) as own:
+                measure_stage(stage, turn, results, own)
         # A long run that is stopped has not been in vain.
         write(results, folder)
 
@@ -111,12 +119,12 @@ def _measure(plan: Plan, output: Path) -> Results:
     say(f"{MXFLEX}: one event")
     results.encoding.update(measure_encoding(plan.encodings))
     say(f"{MXFLEX}: requests")
-    own = Path(tempfile.mkdtemp(prefix="run-", dir=output))
-    try:
+    with attempt("requests", results, output) as own:
         measure_api(plan, results, own, with_nchan)
-        shutil.rmtree(own)
-    except BenchmarkError as error:
-        results.missed.append(f"requests: {error}")
+    if plan.slow_readers is not None:
+        say(f"{MXFLEX}: beside readers that do not read")
+        with attempt("slow readers", results, output) as own:
+            measure_beside(plan.slow_readers, results, own)
     measure_fanout(plan, results, output, with_nchan)
     return results
 

@@ -15,6 +15,7 @@ from benchmarks.peers import (
     Stand,
     connect,
     lay_out_contacts,
+    start_module,
     start_mxflex,
     start_nchan,
 )
@@ -26,6 +27,8 @@ from benchmarks.sample import PASSWORD, PEOPLE, login_of
 PLAIN, GZIP, UNCHANGED = "contacts", "contacts, gzip", "contacts, 304"
 # The first login of somebody also starts a monitor at the MX.
 FIRST_LOGIN, LOGIN = "login, first", "login, again"
+# Of each login: the connection to the MX for the password, measured in a process of its own.
+TALK, WITHOUT_TALK = "login, the talk with the MX", "login, again, without that talk"
 # Before the counting begins: the address book is read, caches are filled.
 WARMING = 10
 # For the address book, in seconds.
@@ -48,6 +51,9 @@ def measure_api(plan: Plan, results: Results, folder: Path, with_nchan: bool) ->
         for name in (FIRST_LOGIN, LOGIN):
             figures = _measure(stand, plan.logins, client.log_in)
             results.api.setdefault(name, {})[MXFLEX] = figures
+        results.api[TALK] = {MXFLEX: measure_talk(stand.mx_port, plan.logins, folder)}
+        spent, talk = (results.api[name][MXFLEX]["cpu_us"] for name in (LOGIN, TALK))
+        results.api[WITHOUT_TALK] = {MXFLEX: {"cpu_us": spent - talk}}
         contacts = client.body
         client.close()
     if with_nchan:
@@ -56,6 +62,15 @@ def measure_api(plan: Plan, results: Results, folder: Path, with_nchan: bool) ->
             client = _Client(stand, "/contacts")
             client.measure(plan, results, NCHAN)
             client.close()
+
+
+def measure_talk(mx_port: int, count: int, folder: Path) -> dict[str, float]:
+    """Give what it costs MXFlex to ask the MX for a password."""
+    program = start_module("talk", "benchmarks.talk", folder, str(mx_port), str(count))
+    try:
+        return program.read(PATIENCE + count)
+    finally:
+        program.stop()
 
 
 class _Client:

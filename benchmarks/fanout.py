@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import attrs
+
 from benchmarks.generator import Readers
-from benchmarks.peers import Stand, Start
-from benchmarks.plan import STEP, Load, Stage
+from benchmarks.peers import Stand, Start, start_mxflex
+from benchmarks.plan import STEP, Load, SlowReaders, Stage, Transport
 from benchmarks.processes import BenchmarkError
-from benchmarks.results import PERCENTILES, Case, Held, Results, Sample
+from benchmarks.results import PERCENTILES, Beside, Case, Held, Results, Sample
 
 # Streams are opened within a minute, and each further step of events comes within this time, even
 # where a server is asked for more than it can do; in seconds.
@@ -21,15 +23,32 @@ SETTLING = 1.0
 # busy, and far from what any of the servers keeps for a slow reader.
 WINDOW = 6 * STEP
 _FAULTS = ("missing", "backward", "strange", "lost")
+# What MXFlex logs for each stream that it cuts off.
+_CUT_OFF = "a client that does not read its event stream is cut off"
 
 
-def measure_stage(stage: Stage, peer: str, start: Start, results: Results, folder: Path) -> None:
+@attrs.frozen
+class Turn:
+    """A server in a round.
+
+    Attributes:
+        number: Of the round, from 0.
+        peer: The name of the server.
+        start: Starts it.
+    """
+
+    number: int
+    peer: str
+    start: Start
+
+
+def measure_stage(stage: Stage, turn: Turn, results: Results, folder: Path) -> None:
     """Start a server, open the streams, and give them each load in turn.
 
     Raises:
         BenchmarkError: Something did not come up, or did not come through.
     """
-    with start(folder, stage.transport) as stand:
+    with turn.start(folder, stage.transport) as stand:
         before = stand.server.resident_bytes()
         with Readers(
             folder,
@@ -48,10 +67,10 @@ def measure_stage(stage: Stage, peer: str, start: Start, results: Results, folde
                 per_connection=stage.per_connection,
                 streams=stage.streams,
             )
-            results.add_memory(held, peer, added / stage.streams)
-            trial = _Trial(stand, readers)
+            results.add_memory(held, turn.peer, added / stage.streams)
+            trial = _Trial(stand, readers, turn.number)
             trial.warm_up()
-            for load in stage.loads:
+            for load in stage.loads_of(turn.number):
                 case = Case(
                     transport=stage.transport,
                     per_connection=stage.per_connection,
@@ -59,16 +78,61 @@ def measure_stage(stage: Stage, peer: str, start: Start, results: Results, folde
                     load=load.name,
                     rate=load.rate,
                 )
-                results.add(case, peer, trial.give(load))
+                results.add(case, turn.peer, trial.give(load))
+
+
+def measure_beside(plan: SlowReaders, results: Results, folder: Path) -> None:
+    """Give streams a load, alone and beside others that are not read, in turn.
+
+    Raises:
+        BenchmarkError: Something did not come up, or did not come through.
+    """
+    with start_mxflex(folder, Transport.PLAIN) as stand:
+
+        def open_streams(count: int, *, deaf: bool) -> Readers:
+            target, headers = stand.target, stand.headers
+            readers = Readers(
+                folder, stand.port, streams=count, target=target, headers=headers, deaf=deaf
+            )
+            try:
+                readers.when_open(OPENING)
+            except BaseException:
+                readers.program.stop()
+                raise
+            return readers
+
+        with open_streams(plan.streams, deaf=False) as readers:
+            trial = _Trial(stand, readers)
+            trial.warm_up()
+            for number in range(plan.rounds):
+                trial.number = number
+                alone = trial.give(plan.load)
+                before = _times_logged(stand)
+                with open_streams(plan.deaf, deaf=True):
+                    beside = trial.give(plan.load)
+                    cut_off = _times_logged(stand) - before
+                time.sleep(SETTLING)
+                results.beside.append(
+                    Beside(alone=alone, beside=beside, deaf=plan.deaf, cut_off=cut_off)
+                )
+
+
+def _times_logged(stand: Stand) -> int:
+    return stand.server.log.read_text(encoding="utf-8", errors="replace").count(_CUT_OFF)
 
 
 class _Trial:
-    """Loads on the same streams, one after the other; the numbers of the events go on."""
+    """Loads on the same streams, one after the other; the numbers of the events go on.
 
-    def __init__(self, stand: Stand, readers: Readers) -> None:
+    Attributes:
+        number: Of the round.
+    """
+
+    def __init__(self, stand: Stand, readers: Readers, number: int = 0) -> None:
         self._stand = stand
         self._readers = readers
         self._sent = 0
+        self.number = number
 
     def warm_up(self) -> None:
         """Send a few events that do not count: the first ones are never like the others."""
@@ -97,6 +161,7 @@ class _Trial:
         if told["messages"] != expected:
             raise BenchmarkError(f"{expected} messages were to come: {told}")
         return Sample(
+            round=self.number,
             cpu_us=spent / expected * 1e6,
             messages=expected,
             messages_per_second=expected / elapsed,

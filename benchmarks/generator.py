@@ -29,6 +29,7 @@ class Readers:
         per_connection: How many of them share a connection.
         target: What to ask for.
         headers: Further headers, `name: value`.
+        deaf: Whether they stop reading once they are open.
     """
 
     def __init__(
@@ -41,14 +42,16 @@ class Readers:
         per_connection: int = 1,
         target: str = "/",
         headers: Iterable[str] = (),
+        deaf: bool = False,
     ) -> None:
         self.streams = streams
         self.program = Program(
-            "load",
+            "deaf" if deaf else "load",
             [
                 *(LOAD, "--port", str(port), "--streams", str(streams), "--target", target),
                 *("--per-connection", str(per_connection), "--step", str(STEP)),
                 *_FLAGS[transport],
+                *(("--deaf",) if deaf else ()),
                 *(word for header in headers for word in ("--header", header)),
             ],
             folder,

@@ -13,6 +13,8 @@ from typing import Any
 import mxflex
 from benchmarks.processes import BenchmarkError, run
 
+_PACKAGES = ("nginx", "libnginx-mod-nchan")
+
 
 def say(text: str) -> None:
     """Tell whoever watches how far we are."""
@@ -36,10 +38,21 @@ def describe_machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "commit": _commit(),
-        "versions": {name: version(name) for name in ("mxflex", "Twisted", "klein", "orjson")},
+        "versions": {
+            **{name: version(name) for name in ("mxflex", "Twisted", "klein", "orjson")},
+            **{name: package for name in _PACKAGES if (package := _package(name))},
+        },
         # Others on the machine make every figure worse, and the ratios less sure.
         "load_before": os.getloadavg()[0],
     }
+
+
+def _package(name: str) -> str:
+    """Give the version of a package of Debian; "" where there is none, or no Debian."""
+    try:
+        return run(["dpkg-query", "--show", "--showformat=${Version}", name], Path.cwd())
+    except BenchmarkError:
+        return ""
 
 
 def _commit() -> str:

@@ -64,6 +64,7 @@ class Stand:
         target: What they ask for.
         headers: With these headers.
         token: Of somebody logged in; MXFlex alone has such a thing.
+        mx_port: The port of its MX; 0 for the others.
     """
 
     server: Program
@@ -72,6 +73,7 @@ class Stand:
     target: str
     headers: tuple[str, ...] = _BROWSER
     token: str = ""
+    mx_port: int = 0
 
     def __enter__(self) -> Self:
         return self
@@ -149,11 +151,12 @@ def start_mxflex(folder: Path, transport: Transport) -> Stand:
     source = _source(folder, "mx")
     try:
         mx_port = source.read(PATIENCE)["port"]
-        server, port = start_daemon(folder, transport, mx_port)
+        # A polite end of ten thousand streams takes a while, and is not what is measured.
+        server, port = start_daemon(folder, transport, mx_port, polite=False)
     except BaseException:
         source.stop()
         raise
-    stand = Stand(server=server, source=source, port=port, target="/api/events")
+    stand = Stand(server=server, source=source, port=port, target="/api/events", mx_port=mx_port)
     try:
         _until(lambda: _log_in(stand, transport), server)
     except BaseException:
@@ -171,6 +174,7 @@ def start_daemon(
     name: str = "mxflex",
     account: str = SERVER_LOGIN,
     settings: Mapping[str, Any] = MappingProxyType({}),
+    polite: bool = True,
 ) -> tuple[Program, int]:
     """Start the installed `twistd mxflex`.
 
@@ -181,6 +185,7 @@ def start_daemon(
         name: Names its files.
         account: Its login at the MX.
         settings: Further keys of its configuration.
+        polite: Whether it is asked to end, at the end.
 
     Returns:
         The daemon, once it listens, and its port.
@@ -207,7 +212,7 @@ def start_daemon(
     path = folder / f"{name}.json"
     path.write_text(json.dumps(configuration), encoding="utf-8")
     words = ("--nodaemon", "--pidfile=", "mxflex", "--config", path)
-    server = Program(name, [_BIN / "twistd", *words], folder, answers=False)
+    server = Program(name, [_BIN / "twistd", *words], folder, answers=False, polite=polite)
     try:
         _until(lambda: _listens(port), server)
     except BaseException:
@@ -363,7 +368,7 @@ def start_floor(folder: Path, transport: Transport) -> Stand:
     if transport is Transport.H2:
         raise BenchmarkError("the floor does not speak HTTP/2")
     files = () if transport is Transport.PLAIN else make_certificate(folder)
-    server = Program("floor", [FLOOR, *files], folder)
+    server = Program("floor", [FLOOR, *files], folder, polite=False)
     try:
         ports = server.read(PATIENCE)
     except BaseException:

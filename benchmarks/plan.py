@@ -74,12 +74,35 @@ class Stage:
     per_connection: int = 1
     rounds: int = 1
 
+    def loads_of(self, number: int) -> tuple[Load, ...]:
+        """Give the loads of a round: flat out, no target speaks of, so that is for the first."""
+        return tuple(load for load in self.loads if load.rate is not None or not number)
+
+
+@attrs.frozen(kw_only=True)
+class SlowReaders:
+    """Readers that do not read, beside others that do.
+
+    Attributes:
+        streams: That are read.
+        deaf: That are not.
+        load: What the former get, once alone and once beside the latter, in each round.
+        rounds: How often.
+    """
+
+    streams: int
+    deaf: int
+    load: Load
+    rounds: int
+
 
 @attrs.frozen(kw_only=True)
 class Plan:
     """A run.
 
     Attributes:
+        stages: Streams and loads.
+        slow_readers: Readers that do not read.
         requests: Requests of each kind for the contacts.
         logins: Logins.
         encodings: Events that are parsed and encoded.
@@ -87,14 +110,17 @@ class Plan:
 
     name: str
     stages: tuple[Stage, ...]
+    slow_readers: SlowReaders | None
     requests: int
     logins: int
     encodings: int
 
     def narrowed(self, transports: set[Transport], streams: set[int]) -> Plan:
         """Give the same with these stages alone; an empty set stands for all."""
+        beside = not streams and (not transports or Transport.PLAIN in transports)
         return attrs.evolve(
             self,
+            slow_readers=self.slow_readers if beside else None,
             stages=tuple(
                 stage
                 for stage in self.stages
@@ -115,11 +141,10 @@ _TARGETED = 1_000
 
 def _full_stage(transport: Transport, streams: int, per_connection: int = 1) -> Stage:
     targeted = streams == _TARGETED
-    seconds = 6.0 if targeted else 4.0
     rate = min(_STEADY_RATE, _MOST_MESSAGES[transport] / streams)
-    loads = [steady(rate, max(seconds, STEP / rate)), flat_out(seconds)]
+    loads = [steady(rate, max(4.0 if targeted else 2.0, STEP / rate)), flat_out(2.0)]
     if targeted:
-        loads.insert(1, bursts(rate, seconds))
+        loads.insert(1, bursts(rate, 3.0))
     return Stage(
         transport=transport,
         streams=streams,
@@ -141,9 +166,11 @@ FULL = Plan(
         )
         for streams in (100, 1_000, 5_000, 10_000)
     ),
-    requests=2_000,
-    logins=300,
-    encodings=20_000,
+    # Long enough that each of the deaf ones is cut off within the load.
+    slow_readers=SlowReaders(streams=500, deaf=25, load=steady(100, 12.0), rounds=3),
+    requests=1_000,
+    logins=200,
+    encodings=10_000,
 )
 
 QUICK = Plan(
@@ -163,6 +190,7 @@ QUICK = Plan(
         Stage(transport=Transport.H2, streams=100, loads=(steady(50, 1.0),)),
         Stage(transport=Transport.H2, streams=200, per_connection=100, loads=(steady(50, 1.0),)),
     ),
+    slow_readers=SlowReaders(streams=100, deaf=5, load=steady(50, 2.0), rounds=1),
     requests=200,
     logins=20,
     encodings=2_000,

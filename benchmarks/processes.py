@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -29,12 +30,20 @@ class Program:
         folder: Where it runs and where its log goes.
         answers: Whether it speaks to us on standard output; otherwise that goes to the log, too:
             a pipe that nobody reads would stop it when it is full.
+        polite: Whether it is asked to end; otherwise it is ended at once.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], folder: Path, *, answers: bool = True
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        folder: Path,
+        *,
+        answers: bool = True,
+        polite: bool = True,
     ) -> None:
         self.name = name
+        self._polite = polite
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - commands are written in this package
@@ -144,13 +153,13 @@ class Program:
                 yield int(path.parent.name)
 
     def stop(self) -> None:
-        """End it, politely at first. Idempotent."""
-        if self.running:
+        """End it. Idempotent."""
+        if self.running and self._polite:
             self._process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        if self.running:
+            self._process.kill()
         self._process.wait()
         # Closing flushes; whatever was not read by then is lost with the reader.
         for pipe in (self._input, self._output):

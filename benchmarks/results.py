@@ -11,6 +11,8 @@ import attrs
 from benchmarks.plan import Transport
 
 PERCENTILES = ("p50", "p99", "p99.9")
+# A round in which a server was kept from a processor for more of the time proves nothing.
+DISTURBED = 0.25
 
 
 @attrs.frozen(kw_only=True)
@@ -18,6 +20,7 @@ class Sample:
     """One load on one server in one round.
 
     Attributes:
+        round: Which one, from 0.
         cpu_us: Processor time of the server, microseconds for each message that reached a reader.
         messages: Events times streams.
         messages_per_second: From the first one that was sent to the last one that was read. Not
@@ -32,6 +35,7 @@ class Sample:
         faults: What was wrong: missing, backward, strange or lost; nothing when empty.
     """
 
+    round: int
     cpu_us: float
     messages: int
     messages_per_second: float
@@ -41,6 +45,14 @@ class Sample:
     readers_share: float
     source_share: float
     faults: dict[str, int]
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether the server had a processor most of the time.
+
+        One that is kept from it joins what waits meanwhile, and looks cheaper than it is.
+        """
+        return self.waited_share <= DISTURBED
 
 
 @attrs.frozen(kw_only=True)
@@ -70,12 +82,30 @@ class Held:
     streams: int
 
 
+@attrs.frozen(kw_only=True)
+class Beside:
+    """The same load on the same streams of MXFlex: alone, and beside streams that are not read.
+
+    Attributes:
+        alone: Without the others.
+        beside: With them.
+        deaf: How many they are.
+        cut_off: How many of them the server has cut off meanwhile.
+    """
+
+    alone: Sample
+    beside: Sample
+    deaf: int
+    cut_off: int
+
+
 @attrs.define(eq=False)
 class Results:
     """All of a run, each figure by the name of the peer.
 
     Attributes:
         samples: One for each round.
+        beside: What readers that do not read cost the others, one for each round.
         memory: Bytes for an idle stream, one for each round.
         api: Requests by name: microseconds of processor time and median milliseconds.
         encoding: Microseconds of processor time for an event, by step.
@@ -84,6 +114,7 @@ class Results:
 
     machine: dict[str, Any]
     samples: dict[Case, dict[str, list[Sample]]] = attrs.field(factory=dict)
+    beside: list[Beside] = attrs.field(factory=list)
     memory: dict[Held, dict[str, list[float]]] = attrs.field(factory=dict)
     api: dict[str, dict[str, dict[str, float]]] = attrs.field(factory=dict)
     encoding: dict[str, float] = attrs.field(factory=dict)
@@ -116,21 +147,28 @@ class Results:
     def ratios(
         self, case: Case, peer: str, other: str, figure: Callable[[Sample], float]
     ) -> list[float]:
-        """Give the ratio of a figure of two peers, round by round."""
+        """Give the ratio of a figure of two peers, for each round that disturbed neither."""
+        its = {s.round: figure(s) for s in self._of(case, other) if s.undisturbed}
         return [
-            figure(own) / figure(its)
-            for own, its in zip(self._of(case, peer), self._of(case, other), strict=False)
+            figure(own) / its[own.round]
+            for own in self._of(case, peer)
+            if own.undisturbed and own.round in its
         ]
 
     def faults(self) -> list[str]:
         """Give everything that went wrong with an event."""
-        return [
-            f"{peer}, {case.way}, {case.streams} streams, {case.load}: {sample.faults}"
+        steps = [
+            (f"{peer}, {case.way}, {case.streams} streams, {case.load}", sample)
             for case, peers in self.samples.items()
             for peer, samples in peers.items()
             for sample in samples
-            if sample.faults
         ]
+        steps += [
+            ("MXFlex, beside readers that do not read", sample)
+            for each in self.beside
+            for sample in (each.alone, each.beside)
+        ]
+        return [f"{words}: {sample.faults}" for words, sample in steps if sample.faults]
 
     def find(
         self, transport: Transport, streams: int, load: str, per_connection: int = 1
@@ -155,6 +193,7 @@ class Results:
                 for case, peers in self.samples.items()
                 for peer, samples in peers.items()
             ],
+            "beside": [attrs.asdict(each) for each in self.beside],
             "memory": [
                 {**_described(held), "peer": peer, "bytes_per_stream": each}
                 for held, peers in self.memory.items()

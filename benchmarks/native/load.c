@@ -2,9 +2,12 @@
  * load: thousands of readers of Server-Sent Events in one thread, which check what they read.
  *
  *     load --port P [--tls | --h2] [--streams N] [--per-connection M] [--target /path]
- *          [--header 'name: value']... [--parallel K] [--step S]
+ *          [--header 'name: value']... [--parallel K] [--step S] [--deaf]
  *
  * All streams go to 127.0.0.1. With --h2, M streams share a connection (HTTP/2 over TLS).
+ *
+ * With --deaf (not with --h2), a stream is not read any more once it is open, and as little as can be
+ * is buffered below it.
  *
  * Each event is to have "callId":<number> and, behind it, "globalCallId":"<number>" in its data.
  * The first is a sequence number: 1 for the first event that a stream sees, and one more for each
@@ -59,6 +62,10 @@ enum {
     /* A stream may be this many steps ahead of the slowest one. */
     STEPS_AHEAD = 4096,
     LOST_TOLD = 5,
+    /* What the kernel takes for a stream that is not read. The segment bounds what the other end
+     * buffers: on the loopback it has 64 KiB otherwise. */
+    DEAF_BYTES = 4096,
+    DEAF_SEGMENT = 1400,
 };
 
 /* As wide as a browser's, so that the windows of HTTP/2 are not what is measured. */
@@ -98,7 +105,7 @@ static double own_cpu_seconds(void) {
 
 static struct {
     uint16_t port;
-    bool tls, h2;
+    bool tls, h2, deaf;
     uint32_t streams, per_connection, parallel;
     uint64_t step;
     const char *target;
@@ -442,7 +449,8 @@ static void read_head(struct link *link, const uint8_t *data, size_t size) {
         link->phase = BODY;
         opened(link->streams);
         settled(link);
-        read_chunks(link, data + (head_size - before), data + size);
+        if (wanted.deaf) epoll_ctl(poller, EPOLL_CTL_DEL, link->fd, NULL);
+        else read_chunks(link, data + (head_size - before), data + size);
     } else {
         drop(link, status);
     }
@@ -540,6 +548,11 @@ static void connect_next(void) {
     if (link->fd < 0) fail("no socket: %s", strerror(errno));
     int yes = 1;
     setsockopt(link->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    if (wanted.deaf) {
+        int bytes = DEAF_BYTES, segment = DEAF_SEGMENT;
+        setsockopt(link->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+        setsockopt(link->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    }
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(wanted.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     link->wants_write = true;
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.ptr = link};
@@ -701,13 +714,15 @@ static void read_options(int count, char **arguments) {
         {"h2", no_argument, NULL, '2'},            {"streams", required_argument, NULL, 'n'},
         {"per-connection", required_argument, NULL, 'm'}, {"target", required_argument, NULL, 'r'},
         {"header", required_argument, NULL, 'h'},  {"parallel", required_argument, NULL, 'k'},
-        {"step", required_argument, NULL, 's'},    {NULL, 0, NULL, 0},
+        {"step", required_argument, NULL, 's'},    {"deaf", no_argument, NULL, 'd'},
+        {NULL, 0, NULL, 0},
     };
     int option;
     while ((option = getopt_long(count, arguments, "", options, NULL)) != -1) {
         switch (option) {
         case 'p': wanted.port = (uint16_t)number(optarg, UINT16_MAX); break;
         case 't': wanted.tls = true; break;
+        case 'd': wanted.deaf = true; break;
         case '2': wanted.tls = wanted.h2 = true; break;
         case 'n': wanted.streams = number(optarg, 1000000); break;
         case 'm': wanted.per_connection = number(optarg, 1000); break;
@@ -723,6 +738,7 @@ static void read_options(int count, char **arguments) {
         }
     }
     if (wanted.port == 0 || optind != count) fail("--port is missing, or there is a word too much");
+    if (wanted.deaf && wanted.h2) fail("with HTTP/2, every stream is read");
     if (!wanted.h2 && wanted.per_connection != 1) fail("only HTTP/2 has several streams on a connection");
 }
 

@@ -42,7 +42,7 @@ def render(run: Run) -> str:
     yes_no = {True: "yes", False: "NO"}
     checks = [(c.what, c.found, c.wanted, yes_no[c.holds]) for c in verdict.checks]
     parts = [
-        "## The soak\n\n"
+        "### The run\n\n"
         + table(
             ("", ""),
             [
@@ -51,14 +51,14 @@ def render(run: Run) -> str:
                 if not isinstance(value, dict)
             ],
         ),
-        "## What must hold\n\n" + table(("what", "found", "wanted", "holds"), checks),
-        "## The servers\n\n" + _servers(verdict, run.servers),
-        "## What the MX did\n\n" + _outages(run.mx["outages"]),
-        "## What the clients did\n\n"
+        "### What must hold\n\n" + table(("what", "found", "wanted", "holds"), checks),
+        "### The servers\n\n" + _servers(verdict, run.servers),
+        "### What the MX did\n\n" + _outages(run.mx["outages"]),
+        "### What the clients did\n\n"
         + table(("what", "times"), [(what, f"{n:,}") for what, n in run.readers["did"].items()]),
     ]
     if verdict.examples:
-        parts.append("## Faults\n\n" + "\n".join(f"- {words}" for words in verdict.examples))
+        parts.append("### Faults\n\n" + "\n".join(f"- {words}" for words in verdict.examples))
     return "\n\n".join(parts) + "\n"
 
 
