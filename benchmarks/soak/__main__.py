@@ -62,6 +62,8 @@ OPENING, CALMING, SETTLING, CLOSING = 180.0, 90.0, 60.0, 60.0
 # Events go on for a moment when the MX has become calm, to show that it works.
 CALM_EVENTS = 5.0
 ANSWER = 20.0
+# What marks a line of a log that tells of a bug, and how much of it is shown.
+COMPLAINT = 300
 _COMPLAINTS = ("Traceback", "Unhandled", "[critical]", " bug")
 
 
@@ -103,7 +105,7 @@ class Server:
 
 def _complaints(program: Program) -> list[str]:
     lines = program.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line for line in lines if any(word in line for word in _COMPLAINTS)]
+    return [line[:COMPLAINT] for line in lines if any(word in line for word in _COMPLAINTS)]
 
 
 class Visitors(threading.Thread):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -48,7 +49,9 @@ async def obey(reactor: Any, commands: Mapping[str, Obey]) -> None:
 
 
 def say(answer: dict[str, Any]) -> None:
-    """Write a line of JSON to standard output."""
+    """Write a line of JSON to standard output, and wait until all of it has been taken."""
+    # Twisted's `StandardIO` has made it a pipe that refuses what it has no room for.
+    os.set_blocking(sys.stdout.fileno(), True)
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import cycle, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.processes import Program
 from benchmarks.soak import selfcheck
 from benchmarks.soak.checking import GAP_PATIENCE, Fault, Ledger, Watch
 from benchmarks.soak.flatness import MINUTE, fit
@@ -24,6 +27,7 @@ from benchmarks.soak.mx import make_event
 from mxflex.web.eventjson import encode_call_event
 from mxflex.web.eventstream import encode_sse
 
+ROOT = Path(__file__).parents[2]
 EXT = "3000"
 DOWN = '{"reason":"mx-down","since":"2026-03-01T08:00:00.500Z"}'
 EXPIRED = '{"reason":"expired"}'
@@ -237,3 +241,23 @@ def test_each_server_is_judged_by_what_was_handed_to_it():
         told = {"streams": 3, "ledgers": [{**ledger, "server": server}]}
         judge_events(verdict, told, mx, ("plain", "secure"))
         assert [int(c.found) for c in verdict.checks if not c.holds] == [lost] * bool(lost)
+
+
+ECHO = """
+from benchmarks.soak.program import obey, say
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+echo = {"echo": lambda count: say({"said": "x" * count})}
+react(lambda reactor: Deferred.fromCoroutine(obey(reactor, echo)))
+"""
+
+
+def test_an_answer_may_be_longer_than_a_pipe(tmp_path):
+    """The report of an hour is far longer than what a pipe holds, and comes whole."""
+    command = ["/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-c", ECHO]
+    program = Program("echo", command, tmp_path)
+    try:
+        program.tell('{"echo": 1000000}')
+        assert program.read(20.0) == {"said": "x" * 1_000_000}
+    finally:
+        program.stop()
