@@ -203,9 +203,10 @@ def start_daemon(
         },
         "events": dict.fromkeys(("max_per_token", "max_per_address", "max_streams"), _MAX_STREAMS),
     }
-    for key, value in settings.items():
-        section = configuration.get(key)
-        configuration[key] = {**section, **value} if isinstance(section, dict) else value
+    for name_of_section, value in settings.items():
+        section = configuration.get(name_of_section)
+        merged = {**section, **value} if isinstance(section, dict) else value
+        configuration[name_of_section] = merged
     if transport is not Transport.PLAIN:
         certificate, key = make_certificate(folder)
         configuration["tls"] = {"certificate": str(certificate), "key": str(key)}
