@@ -95,7 +95,7 @@ class EventSettings:
 
     Attributes:
         heartbeat: Seconds between comments on a quiet stream.
-        history: Events kept for each extension.
+        history: Events kept for each extension and each other topic.
         max_unsent: Bytes that a slow reader may owe before it is cut off.
         max_per_token: Streams that may be open with one token.
         max_per_address: Streams that may be open from one address; in IPv6 from a /64.

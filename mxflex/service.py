@@ -36,7 +36,7 @@ from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import Hub
 from mxflex.gateway.login import Logins
-from mxflex.gateway.relay import Relay
+from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
 from mxflex.gateway.tokens import Tokens
@@ -45,8 +45,9 @@ from mxflex.mx.session import Dialer
 from mxflex.mx.tls import PeerPolicy
 from mxflex.mx.verify import LoginCheck
 from mxflex.web.app import Api
-from mxflex.web.eventjson import encode_call_event, encode_gap
+from mxflex.web.eventjson import encode_call_event, encode_gap, encode_status
 from mxflex.web.eventstream import EventStreams, encode_sse
+from mxflex.web.listings import encode_contact_event
 from mxflex.web.secure import PlainRoot, SecureSite
 from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
@@ -82,7 +83,10 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         later=lambda act: reactor.callLater(0, act),
     )
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
-    link.listen(Relay(clock, hub, calls, link.monitors, encode_call_event))
+    encoders = Encoders(call=encode_call_event, contact=encode_contact_event, status=encode_status)
+    relay = Relay(clock, hub, calls, link.monitors, encoders)
+    link.listen(relay)
+    link.address_book.listen(relay)
     sessions = Sessions(reactor, link.monitors, hub, calls)
     events = config.events
     streams = EventStreams(

@@ -37,10 +37,11 @@ class Contacts:
         """
         if not self._book.loaded:
             raise MXUnavailable("the address book has not been read yet")
-        return sorted(map(_mended, self._book.entries.values()), key=_by_extension)
+        return sorted(map(mended, self._book.entries.values()), key=_by_extension)
 
 
-def _mended(entry: AddressBookEntry) -> AddressBookEntry:
+def mended(entry: AddressBookEntry) -> AddressBookEntry:
+    """Give a person with the words spelled as clients know them."""
     spelled = _PRESENCE_SPELLINGS.get(entry.presence)
     return entry if spelled is None else attrs.evolve(entry, presence=spelled)
 

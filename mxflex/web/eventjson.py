@@ -1,4 +1,4 @@
-"""The JSON form of call events: names, keys, their order, and what is left out when empty.
+"""The JSON form of events: names, keys, their order, and what is left out when empty.
 
 The first five are the owner's own, byte for byte. Source: docs/api.md, "Events".
 """
@@ -204,6 +204,11 @@ def encode_gap(reason: str, since: float | None) -> bytes:
     if since is not None:
         data["since"] = timestamp(since)
     return orjson.dumps(data)
+
+
+def encode_status(up: bool) -> bytes:
+    """Give the content of a `status` event: whether the MX is there."""
+    return orjson.dumps({"mx": "up" if up else "down"})
 
 
 def timestamp(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""The JSON of the address book and of the calls.
+"""The JSON of the address book, of its changes, and of the calls.
 
-Source: docs/api.md, "Contacts" and "Calls".
+Source: docs/api.md, "Contacts", "Contact events" and "Calls".
 """
 
 from __future__ import annotations
@@ -40,6 +40,22 @@ def encode_contact(entry: AddressBookEntry) -> dict[str, str]:
         "ext": entry.ext,
         **{key: value for key, value in details.items() if value},
     }
+
+
+def encode_contact_event(
+    known: AddressBookEntry | None, entry: AddressBookEntry | None
+) -> tuple[str, bytes] | None:
+    """Give an event's name and its content, one line of JSON; None where clients see no change.
+
+    Args:
+        known: The person as clients could see one before; None for one who has come.
+        entry: The person as clients can see one now; None for one who has gone.
+    """
+    before, after = (None if each is None else encode_contact(each) for each in (known, entry))
+    if before == after:
+        return None
+    action = "added" if before is None else "removed" if after is None else "changed"
+    return "ContactEvent", orjson.dumps({"action": action, "contact": after or before})
 
 
 class ContactList:

@@ -274,9 +274,9 @@ class H2Client(Protocol):
         assert reply.status == 200, reply
         return reply.json["access_token"]
 
-    async def open_stream(self, token):
+    async def open_stream(self, token, *, query="", headers=()):
         """Open an event stream, and give it once its first bytes have come."""
-        stream_id = self.request("GET", "/api/events", token=token)
+        stream_id = self.request("GET", "/api/events" + query, headers, token=token)
         exchange = self.exchanges[stream_id]
         await self.when(lambda: exchange.body or exchange.over)
         assert exchange.status == 200, exchange

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from mxflex.simulator.behaviour import Behaviour
 from mxflex.simulator.company import OutsideParty, User, example_company
 from mxflex.simulator.switchboard import DeviceNotice, Switchboard
-from mxflex.web.eventjson import EVENT_KEYS, encode_call_event, encode_gap, timestamp
+from mxflex.web.eventjson import (
+    EVENT_KEYS,
+    encode_call_event,
+    encode_gap,
+    encode_status,
+    timestamp,
+)
 from mxflex.web.eventstream import encode_sse
 from mxflex.wire.codec import CallAttachedData, ConnectionID
 from mxflex.wire.messages import (
@@ -429,6 +435,12 @@ class TestGap:
     def test_times(self, seconds, text):
         """Times are written in one form, whatever second they are."""
         assert timestamp(seconds) == text
+
+
+@pytest.mark.parametrize(("up", "text"), [(True, b'{"mx":"up"}'), (False, b'{"mx":"down"}')])
+def test_status(up, text):
+    """Whether the MX is there is one word."""
+    assert encode_status(up) == text
 
 
 class TestFrame:

@@ -7,11 +7,13 @@ import json
 import attrs
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mxflex.gateway.calls import Call
 from mxflex.gateway.contacts import Contacts
 from mxflex.mx.addressbook import AddressBook
-from mxflex.web.listings import encode_calls, encode_contact
+from mxflex.web.listings import encode_calls, encode_contact, encode_contact_event
 from mxflex.wire.messages import AddressBookAdded, AddressBookEntry
 
 # The owner's sample of an answer, as it stands in the description of the product.
@@ -138,6 +140,49 @@ class TestContacts:
         """What is empty or 0 is left out, but for id, names and extension."""
         entry = AddressBookEntry(jid=1, home_system=home_system)
         assert encode_contact(entry) == {"jid": "1", "firstName": "", "lastName": "", "ext": ""}
+
+
+# The rest of a person's fields are texts.
+NUMBERS = ("jid", "home_system")
+TEXTS = [each.name for each in attrs.fields(AddressBookEntry) if each.name not in NUMBERS]
+
+
+class TestContactEvents:
+    """What is told of a change."""
+
+    ANN = AddressBookEntry(jid=1, first_name="Ann", ext="3001")
+
+    def test_each_action(self):
+        """Who comes or changes is shown as after it, who goes as before it."""
+        away = attrs.evolve(self.ANN, presence="Away")
+        shown = b'"contact":{"jid":"1",%s"firstName":"Ann","lastName":"","ext":"3001"}}'
+        plain, changed = shown % b"", shown % b'"status":"Away",'
+        assert [
+            encode_contact_event(None, self.ANN),
+            encode_contact_event(self.ANN, away),
+            encode_contact_event(away, None),
+        ] == [
+            ("ContactEvent", b'{"action":"added",' + plain),
+            ("ContactEvent", b'{"action":"changed",' + changed),
+            ("ContactEvent", b'{"action":"removed",' + changed),
+        ]
+
+    @given(st.sampled_from(TEXTS), st.text(max_size=3), st.text(max_size=3))
+    def test_what_can_be_seen_is_told(self, field, before, after):
+        """A change is told just when the list shows it, in one line, whatever the texts are."""
+        known, entry = (attrs.evolve(self.ANN, **{field: text}) for text in (before, after))
+        event = encode_contact_event(known, entry)
+        assert (event is None) == (encode_contact(known) == encode_contact(entry))
+        assert (event is None) == (before == after)
+        if event is not None:
+            assert b"\n" not in event[1]
+            assert b"\r" not in event[1]
+            assert json.loads(event[1]) == {"action": "changed", "contact": encode_contact(entry)}
+
+    def test_what_cannot_be_seen_is_not_told(self):
+        """No home system and the home system 0 look the same."""
+        assert encode_contact_event(self.ANN, attrs.evolve(self.ANN, home_system=0)) is None
+        assert encode_contact_event(self.ANN, attrs.evolve(self.ANN, home_system=7)) is not None
 
 
 FULL = Call(

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import inspect
+import json
 
+import attrs
 import pytest
 
 from mxflex.gateway.calls import CallRegistry, Calls
-from mxflex.gateway.hub import Hub
-from mxflex.gateway.relay import Relay
+from mxflex.gateway.contacts import Contacts
+from mxflex.gateway.hub import Hub, Topic
+from mxflex.gateway.relay import MAX_DIFFERENCE_BYTES, Encoders, Relay
+from mxflex.mx.addressbook import BookListener
 from mxflex.mx.link import LinkListener
-from mxflex.web.eventjson import encode_call_event, encode_gap, timestamp
+from mxflex.web.eventjson import encode_call_event, encode_gap, encode_status, timestamp
 from mxflex.web.eventstream import encode_sse
+from mxflex.web.listings import encode_contact, encode_contact_event
 from mxflex.wire.codec import ConnectionID
 from mxflex.wire.messages import (
+    AddressBookAdded,
+    AddressBookChanged,
+    AddressBookDeleted,
     CallEvent,
     ConnectionClearedEvent,
     CSTAError,
     DeliveredEvent,
     DeviceCall,
+    GetAddressBook,
     MonitorStart,
     MonitorStartResponse,
+    Presence,
     SnapshotDevice,
 )
-from tests.unit.memory_mx import MemoryMX
+from tests.unit.memory_mx import MemoryMX, person
 
 ME, PETER = "3095", "3044"
 
@@ -45,21 +55,41 @@ class Stream:
 
     @property
     def names(self):
-        return [frame.split(b"\n")[0].removeprefix(b"event: ").decode() for frame in self.frames]
+        return [name for name, _ in self.told]
+
+    @property
+    def told(self):
+        """The events: their names and what they say."""
+        return list(map(read, self.frames))
+
+
+def read(frame):
+    """Give the name and the content of an event."""
+    name, data, _ = frame.split(b"\n", 2)
+    return (
+        name.removeprefix(b"event: ").decode(),
+        json.loads(data.removeprefix(b"data: ")),
+    )
 
 
 class House:
     """Link, registry, relay and hub, with two extensions watched and a stream on each."""
 
-    def __init__(self):
-        self.mx = MemoryMX()
+    def __init__(self, book=(), hold=()):
+        self.mx = MemoryMX(book)
+        self.mx.hold.update(hold)
         clock = self.mx.clock.seconds
         self.hub = Hub(clock, encode_sse, encode_gap, 16)
         self.registry = CallRegistry(clock)
         self.calls = Calls(self.mx.link, self.registry, True)
+        self.contacts = Contacts(self.mx.link.address_book)
         monitors = self.mx.link.monitors
-        self.relay = Relay(clock, self.hub, self.calls, monitors, encode_call_event)
+        encoders = Encoders(
+            call=encode_call_event, contact=encode_contact_event, status=encode_status
+        )
+        self.relay = Relay(clock, self.hub, self.calls, monitors, encoders)
         self.mx.link.listen(self.relay)
+        self.mx.link.address_book.listen(self.relay)
         self.mx.start()
         self.streams = {}
         for ext in (ME, PETER):
@@ -69,6 +99,16 @@ class House:
             self.streams[ext] = stream = Stream(lambda ext=ext: self.ids(ext))
             self.hub.subscribe(ext, stream, None)
         self.mx.commands.clear()
+
+    def listen(self, *topics, ext=ME, last_event_id=None):
+        """Open one more stream, which looks at the contacts whenever it is told something."""
+        stream = Stream(self.people)
+        stream.backlog = self.hub.subscribe(ext, stream, last_event_id, topics)
+        return stream
+
+    def people(self):
+        """Give the contacts as they are shown."""
+        return [encode_contact(entry) for entry in self.contacts.all()]
 
     def ids(self, ext=ME):
         return [call.call_id for call in self.registry.calls(ext)]
@@ -86,10 +126,17 @@ def house():
     house.mx.stop()
 
 
-def test_is_what_the_link_expects():
-    """The relay has the methods of a link's listener, with the same parameters."""
-    for name in ("link_up", "link_down", "call_event"):
-        expected = inspect.signature(getattr(LinkListener, name))
+@pytest.mark.parametrize(
+    ("listener", "names"),
+    [
+        (LinkListener, ["link_up", "link_down", "call_event"]),
+        (BookListener, ["contact_changed", "contacts_read"]),
+    ],
+)
+def test_is_what_the_link_expects(listener, names):
+    """The relay has the methods of the listeners of link and book, with the same parameters."""
+    for name in names:
+        expected = inspect.signature(getattr(listener, name))
         assert inspect.signature(getattr(Relay, name)) == expected
 
 
@@ -265,3 +312,220 @@ class TestLateMonitors:
         house.mx.run(house.mx.link.monitors.start("3042"))
         assert house.hub.subscribe("3042", Stream(list), begin).frames == []
         assert house.streams[ME].frames == []
+
+
+ANN, BOB, EVE = (
+    person(ext, first_name=name, presence="Available")
+    for ext, name in (("3001", "Ann"), ("3002", "Bob"), ("3003", "Eve"))
+)
+
+
+def event_of(action, entry):
+    """Give what streams are told of a person."""
+    return "ContactEvent", {"action": action, "contact": encode_contact(entry)}
+
+
+class TestContacts:
+    """What is told of the address book."""
+
+    @pytest.fixture
+    def office(self):
+        """Give a house with people in the address book, and a stream on the contacts."""
+        office = House([ANN, BOB])
+        office.stream = office.listen(Topic.CONTACTS)
+        yield office
+        office.mx.stop()
+
+    def lose(self, office, *book):
+        """Let the MX go away, and be back with another address book."""
+        office.lost_at = office.mx.clock.seconds()
+        office.mx.lose()
+        office.mx.book = book
+        office.mx.come_back()
+
+    def test_live_changes(self, office):
+        """Whoever comes, changes or goes is told as the list shows them."""
+        renamed = attrs.evolve(BOB, last_name="Bo", did="5")
+        office.mx.tell(AddressBookAdded(entry=EVE))
+        office.mx.tell(AddressBookChanged(entry=renamed))
+        office.mx.tell(Presence(jid=ANN.jid, status="Busy", note="lunch"))
+        office.mx.tell(AddressBookDeleted(jid=BOB.jid))
+        assert office.stream.told == [
+            event_of("added", EVE),
+            event_of("changed", renamed),
+            event_of("changed", attrs.evolve(ANN, presence="Busy", note="lunch")),
+            event_of("removed", renamed),
+        ]
+        assert office.streams[ME].frames == []
+
+    def test_the_list_is_true_before_the_word(self, office):
+        """A client that asks for the contacts on hearing a change finds it in them."""
+        office.mx.tell(AddressBookAdded(entry=EVE))
+        office.mx.tell(Presence(jid=EVE.jid, status="Away"))
+        office.mx.tell(AddressBookDeleted(jid=EVE.jid))
+        (_, added), (_, changed), (_, removed) = office.stream.told
+        seen = office.stream.seen
+        assert added["contact"] in seen[0]
+        assert changed["contact"] in seen[1]
+        assert changed["contact"] != added["contact"]
+        assert removed["contact"] == changed["contact"]
+        assert [len(people) for people in seen] == [3, 3, 2]
+
+    def test_spelling_is_mended(self, office):
+        """Presences are told in the words of the list, also where the MX misspells them."""
+        office.mx.tell(Presence(jid=ANN.jid, status="NotAvaliable"))
+        office.mx.tell(Presence(jid=ANN.jid, status="NotAvailable"))
+        ((_, told),) = office.stream.told
+        assert told["contact"]["status"] == "NotAvailable"
+
+    def test_what_clients_cannot_see(self, office):
+        """What the list does not show makes no event."""
+        office.mx.tell(AddressBookChanged(entry=attrs.evolve(ANN, home_system=0)))
+        office.mx.tell(AddressBookChanged(entry=BOB))
+        office.mx.tell(Presence(jid=1, status="Away"))
+        office.mx.tell(AddressBookDeleted(jid=1))
+        assert office.stream.frames == []
+
+    def test_the_first_reading_is_no_news(self):
+        """Nobody could have the book before it was read, so nothing of it is told."""
+        office = House([ANN, BOB], hold=[GetAddressBook])
+        stream = office.listen(Topic.CONTACTS)
+        office.mx.tell(AddressBookAdded(entry=EVE))
+        office.mx.hold.clear()
+        office.mx.answer()
+        assert [each["ext"] for each in office.people()] == ["3001", "3002", "3003"]
+        assert stream.frames == []
+        office.mx.tell(AddressBookDeleted(jid=EVE.jid))
+        assert stream.told == [event_of("removed", EVE)]
+        office.mx.stop()
+
+    def test_another_reading_tells_the_differences(self, office):
+        """After an outage come the gap of the calls, and then what has changed among people."""
+        away = attrs.evolve(BOB, presence="Away")
+        self.lose(office, away, EVE)
+        assert office.stream.told == [
+            ("gap", {"reason": "mx-down", "since": timestamp(office.lost_at)}),
+            event_of("removed", ANN),
+            event_of("changed", away),
+            event_of("added", EVE),
+        ]
+        # All of them are true when the first one is told.
+        assert office.stream.seen[1:] == [[encode_contact(away), encode_contact(EVE)]] * 3
+
+    def test_another_reading_that_finds_nothing_new(self, office):
+        """An outage during which nobody changed is no news of the contacts."""
+        self.lose(office, ANN, attrs.evolve(BOB, home_system=0))
+        assert office.stream.names == ["gap"]
+
+    def filling(self, total):
+        """Give people who are so many bytes as events of a reading, all of them new."""
+        crowd = [person(str(ext), note="x" * 400) for ext in range(4000, 4000 + total // 600)]
+        rest = total - sum(map(self.size, crowd))
+        last = person("5000", note="x")
+        return [*crowd, attrs.evolve(last, note="x" * (1 + rest - self.size(last)))]
+
+    def size(self, entry):
+        return len(encode_contact_event(None, entry)[1])
+
+    @pytest.mark.parametrize("over", [0, 1])
+    def test_differences_beyond_the_bound_are_a_gap(self, office, over):
+        """Up to 32 KiB of differences come as events, more as one gap, on this topic alone."""
+        crowd = self.filling(MAX_DIFFERENCE_BYTES + over)
+        other = office.listen(Topic.STATUS)
+        self.lose(office, ANN, BOB, *crowd)
+        gap = ("gap", {"reason": "mx-down", "since": timestamp(office.lost_at)})
+        if over:
+            assert office.stream.told == [gap, gap]
+            assert len(office.stream.seen[1]) == 2 + len(crowd)
+        else:
+            assert office.stream.told == [gap, *(event_of("added", each) for each in crowd)]
+        assert other.names.count("gap") == 1
+
+    def test_since_when_a_book_is_not_known(self, office):
+        """The gap tells of the first loss, where the book could not be read before another one."""
+        lost_at = office.mx.clock.seconds()
+        office.mx.hold.add(GetAddressBook)
+        self.lose(office, ANN, BOB)
+        office.mx.hold.clear()
+        self.lose(office, *self.filling(MAX_DIFFERENCE_BYTES + 1))
+        assert office.lost_at > lost_at
+        gaps = [told["since"] for name, told in office.stream.told if name == "gap"]
+        assert gaps == [timestamp(lost_at), timestamp(office.lost_at), timestamp(lost_at)]
+        # The next one counts from its own loss.
+        self.lose(office)
+        assert office.stream.told[-1] == (
+            "gap",
+            {"reason": "mx-down", "since": timestamp(office.lost_at)},
+        )
+
+    def test_coming_back(self, office):
+        """A stream that comes back with an id gets what it missed of contacts, in order."""
+        begin = office.listen(Topic.CONTACTS, Topic.CALLS).backlog.last_id
+        office.mx.tell(AddressBookAdded(entry=EVE))
+        office.ring()
+        office.mx.tell(Presence(jid=EVE.jid, status="Away"))
+        back = office.listen(Topic.CONTACTS, Topic.CALLS, last_event_id=begin)
+        assert [read(frame)[0] for frame in back.backlog.frames] == [
+            "ContactEvent",
+            "DeliveredEvent",
+            "ContactEvent",
+        ]
+
+
+class TestStatus:
+    """What is told of the MX itself."""
+
+    def present(self, house):
+        """Give what a stream is told at its start."""
+        return [read(frame) for frame in house.listen(Topic.STATUS).backlog.frames]
+
+    def test_comes_and_goes(self, house):
+        """The streams hear when the MX goes and when it is back, each once; others hear nothing."""
+        stream = house.listen(Topic.STATUS)
+        assert self.present(house) == [("status", {"mx": "up"})]
+        house.mx.lose()
+        assert self.present(house) == [("status", {"mx": "down"})]
+        house.mx.reachable = False
+        house.mx.clock.advance(60)
+        house.mx.come_back()
+        assert self.present(house) == [("status", {"mx": "up"})]
+        assert [told for told in stream.told if told[0] == "status"] == [
+            ("status", {"mx": "down"}),
+            ("status", {"mx": "up"}),
+        ]
+        assert house.streams[ME].names == ["gap"]
+
+    def test_down_before_the_first_connection(self):
+        """Until the MX has been reached it is down; the first connection is an event."""
+        mx = MemoryMX()
+        clock = mx.clock.seconds
+        hub = Hub(clock, encode_sse, encode_gap, 16)
+        hub.open(ME)
+        encoders = Encoders(
+            call=encode_call_event, contact=encode_contact_event, status=encode_status
+        )
+        calls = Calls(mx.link, CallRegistry(clock), True)
+        mx.link.listen(Relay(clock, hub, calls, mx.link.monitors, encoders))
+        stream = Stream(list)
+        (frame,) = hub.subscribe(ME, stream, None, [Topic.STATUS]).frames
+        assert read(frame) == ("status", {"mx": "down"})
+        mx.start()
+        assert stream.told[-1] == ("status", {"mx": "up"})
+        mx.stop()
+
+    def test_up_means_that_calls_are_known(self, house):
+        """When the return is told, the gap has been, and the calls are asked for."""
+        stream = house.listen(Topic.CALLS, Topic.STATUS)
+        house.mx.lose()
+        house.mx.come_back()
+        assert stream.names == ["status", "gap", "status"]
+
+    def test_every_stream_hears_of_the_outage(self, house):
+        """The gap of an outage reaches streams of any topics, and of none but the status too."""
+        streams = [
+            house.listen(*topics)
+            for topics in ([Topic.CONTACTS], [Topic.STATUS], [Topic.CONTACTS, Topic.STATUS])
+        ]
+        house.mx.lose()
+        house.mx.come_back()
+        assert [stream.names.count("gap") for stream in streams] == [1, 1, 1]

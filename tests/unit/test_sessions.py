@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from mxflex.errors import MXTimeout, MXUnavailable, NotMonitored
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.hub import Hub
-from mxflex.gateway.relay import Relay
+from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import RESUME_SECONDS, Sessions
 from mxflex.mx.monitors import COME_BACK_AT_ONCE
 from mxflex.wire.codec import ConnectionID
@@ -72,7 +72,11 @@ class Gateway:
                 self.hub,
                 self.calls,
                 self.monitors,
-                lambda ext, event: (type(event).__name__, ext.encode()),
+                Encoders(
+                    call=lambda ext, event: (type(event).__name__, ext.encode()),
+                    contact=lambda known, entry: None,
+                    status=lambda up: b"%r" % up,
+                ),
             )
         )
         if reachable:
