@@ -4,5 +4,6 @@ Imports: `mxflex.wire`, `mxflex.errors`, Twisted. Nothing here knows HTTP, token
 
 Begin with `link` (the permanent server connection and what hangs on it: `monitors` and
 `addressbook`), then `protocol` (one connection), `session` (how a login goes), `tls` (whom to
-trust) and `verify` (the check of a person's password on a connection of its own).
+trust), `transport` (how bytes get there) and `verify` (the check of a person's password on a
+connection of its own).
 """

@@ -3,6 +3,7 @@
 Imports: `mxflex.gateway`, the messages of `mxflex.wire` (for their JSON form), `mxflex.errors`,
 Twisted, Klein, werkzeug. No rule of the product lives here.
 
-Begin with `app` (the routes), then `access` and `fields` (what a request says), `render` (answers
-and errors), `eventstream` (an open stream), `static` (the html folder), `site` (below it all).
+Begin with `app` (the routes; `routes` calls them), then `access` and `fields` (what a request
+says), `render` (answers and errors), `eventstream` (an open stream), `static` (the html folder),
+`site` (below it all).
 """
