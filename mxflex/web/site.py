@@ -21,6 +21,7 @@ from twisted.web.server import Site
 
 from mxflex import __version__
 from mxflex.web.access import client_address
+from mxflex.web.prompt import takes_pieces, write_at_once
 from mxflex.web.render import send_error, send_failure
 
 access_log = Logger(namespace="mxflex.access")
@@ -294,6 +295,13 @@ class Request(TwistedRequest):
             self.write(body)
             self.finish()
         return reason
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the answer; the first one brings the head along."""
+        if not self.startedWriting and takes_pieces(self.channel):
+            write_at_once(self.channel, super().write, data)
+        else:
+            super().write(data)
 
     def finish(self) -> None:
         """End the answer in order."""
