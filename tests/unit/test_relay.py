@@ -7,7 +7,10 @@ import json
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mxflex.gateway import relay
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import Hub, Topic
@@ -470,6 +473,63 @@ class TestContacts:
             "DeliveredEvent",
             "ContactEvent",
         ]
+
+
+_NUMBERS = st.integers(1, 6)
+_NEWS = st.one_of(
+    st.tuples(st.just("put"), _NUMBERS, st.sampled_from(["", "a", "b"])),
+    st.tuples(st.just("delete"), _NUMBERS),
+    st.tuples(st.just("presence"), _NUMBERS, st.sampled_from(["", "Away", "NotAvaliable"])),
+    st.tuples(st.just("outage"), st.dictionaries(_NUMBERS, st.sampled_from(["", "a"]))),
+)
+
+
+def somebody(number, name):
+    """Give one of a few people."""
+    return person(str(number), jid=number, first_name=name)
+
+
+def happen(office, kind, *details):
+    """Let something happen at the MX."""
+    if kind == "put":
+        office.mx.tell(AddressBookChanged(entry=somebody(*details)))
+    elif kind == "delete":
+        office.mx.tell(AddressBookDeleted(jid=details[0]))
+    elif kind == "presence":
+        office.mx.tell(Presence(jid=details[0], status=details[1]))
+    else:
+        office.mx.lose()
+        office.mx.book = tuple(somebody(*each) for each in details[0].items())
+        office.mx.come_back()
+
+
+@given(book=st.dictionaries(_NUMBERS, st.just("a")), news=st.lists(_NEWS, max_size=20))
+def test_whoever_goes_by_the_events_has_the_list(book, news):
+    """The list as read first and at each gap, with all events applied to it, stays the list.
+
+    The bound of what a reading tells as events is at two or three people here.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "MAX_DIFFERENCE_BYTES", 250)
+        office = House([somebody(*each) for each in book.items()])
+        stream = office.listen(Topic.CONTACTS)
+        known = {each["jid"]: each for each in office.people()}
+        for each in news:
+            happen(office, *each)
+        for (name, told), listed in zip(stream.told, stream.seen, strict=True):
+            if name == "gap":
+                known = {each["jid"]: each for each in listed}
+                continue
+            contact, action = told["contact"], told["action"]
+            before = known.pop(contact["jid"], None)
+            assert (before is None) == (action == "added")
+            if action == "removed":
+                assert before == contact
+            else:
+                assert before != contact
+                known[contact["jid"]] = contact
+        assert known == {each["jid"]: each for each in office.people()}
+        office.mx.stop()
 
 
 class TestStatus:
