@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from datetime import UTC, datetime, timedelta
 
 import pem
@@ -9,15 +11,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from mxflex.certs.connection import ServerConnection
 from mxflex.certs.store import PEMObjects, check_pair, private_bytes
 
-ALPN = [b"h2", b"http/1.1"]
+# In the order of our preference.
+PROTOCOLS = ("h2", "http/1.1")
+_PROTOCOLS = frozenset(name.encode("ascii") for name in PROTOCOLS)
+# For TLS 1.2: forward secrecy and authenticated encryption (RFC 9113, 9.2.2; RFC 9325, 4.2).
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 PLACEHOLDER_LIFE = timedelta(days=7)
 
 
@@ -48,30 +53,30 @@ class ServingCertificate:
         self.certificate, self._context = _load(objects)
         self.real = True
 
-    def serverConnectionForTLS(self, _protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Make the OpenSSL side of one connection, whatever name the client asked for."""
-        return SSL.Connection(self._context, None)
+    # Twisted asks for a pyOpenSSL connection, and means something that does as one does.
+    def serverConnectionForTLS(  # type: ignore[override]
+        self, _protocol: TLSMemoryBIOProtocol
+    ) -> ServerConnection:
+        """Make the TLS side of one connection, whatever name the client asked for."""
+        return ServerConnection(self._context, _PROTOCOLS)
 
 
-def _load(objects: PEMObjects) -> tuple[x509.Certificate, SSL.Context]:
+def _load(objects: PEMObjects) -> tuple[x509.Certificate, ssl.SSLContext]:
     certificate = check_pair(objects)
-    key = next(each for each in objects if isinstance(each, pem.PrivateKey))
-    try:
-        leaf, *chain = [
-            crypto.X509.from_cryptography(x509.load_pem_x509_certificate(each.as_bytes()))
-            for each in objects
-            if isinstance(each, pem.Certificate)
-        ]
-        options = CertificateOptions(
-            privateKey=crypto.load_privatekey(crypto.FILETYPE_PEM, key.as_bytes()),
-            certificate=leaf,
-            extraCertChain=chain,
-            raiseMinimumTo=TLSVersion.TLSv1_2,
-            acceptableProtocols=ALPN,
-        )
-        return certificate, options.getContext()
-    except (SSL.Error, crypto.Error, x509.InvalidVersion) as error:
-        raise ValueError("OpenSSL does not take the certificate") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(PROTOCOLS)
+    # It reads files alone; this one is in memory, and nobody else's.
+    with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+        file.write(b"".join(each.as_bytes() for each in objects))
+        file.flush()
+        try:
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        except (ssl.SSLError, OSError) as error:
+            raise ValueError("OpenSSL does not take the certificate") from error
+    return certificate, context
 
 
 def _placeholder(name: str) -> PEMObjects:

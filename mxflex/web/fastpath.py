@@ -9,12 +9,16 @@ the usual way. `request.write` stays the reference: tests hold these ways to the
 from __future__ import annotations
 
 from collections.abc import Callable
+from ssl import SSLError
 from typing import Any, Protocol
 
-from OpenSSL import SSL
 from twisted.internet.tcp import Connection
 from twisted.protocols.tls import BufferingTLSTransport
 from twisted.web.http import Request
+
+# The largest part of some bytes that makes one TLS record (RFC 8446, 5.1).
+_RECORD_BYTES = 16 * 1024
+_EVERYTHING = -1
 
 
 class Writer(Protocol):
@@ -28,11 +32,6 @@ class Writer(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes, or queue them behind what is queued."""
-
-
-# What one TLS record takes at the most (RFC 8446, 5.1), and what it may add to that (5.2).
-_RECORD_BYTES = 16 * 1024
-_RECORD_OVERHEAD_BYTES = 5 + 256
 
 
 class Chunks:
@@ -148,17 +147,20 @@ class SocketWriter:
 
 
 class SecureSender:
-    """Sends bytes over TLS, record by record straight to the socket where nothing is queued.
+    """Sends bytes over TLS, encrypted and straight to the socket where nothing is queued.
 
     Args:
-        tls: The TLS side of a connection whose handshake is done.
+        tls: The TLS side of a connection whose handshake is done, with a handle of the kind of
+            `mxflex.certs.connection.ServerConnection`.
     """
 
-    __slots__ = ("_connection", "_send", "_tls", "_transport")
+    __slots__ = ("_encrypt", "_encrypted", "_send", "_tls", "_transport")
 
     def __init__(self, tls: BufferingTLSTransport) -> None:
         self._tls: Any = tls
-        self._connection = tls.getHandle()
+        connection: Any = tls.getHandle()
+        self._encrypt = connection.encrypt
+        self._encrypted = connection.encrypted
         transport: Any = tls.transport
         self._transport = transport
         self._send = transport.socket.send
@@ -176,20 +178,17 @@ class SecureSender:
         ):
             tls.write(data)
             return
-        connection = self._connection
         sent, size = 0, len(data)
         try:
-            sent = connection.send(data)
+            sent = self._encrypt(data)
             while sent < size:
                 # A record at a time.
-                sent += connection.send(data[sent : sent + _RECORD_BYTES])
-        except SSL.Error:
+                sent += self._encrypt(data[sent : sent + _RECORD_BYTES])
+        except SSLError:
             # It waits for the peer, or is broken: Twisted knows what to do.
             tls.write(data[sent:])
             return
-        records = connection.bio_read(
-            size + (size // _RECORD_BYTES + 1) * _RECORD_OVERHEAD_BYTES + _RECORD_BYTES
-        )
+        records = self._encrypted(_EVERYTHING)
         try:
             sent = self._send(records)
         except OSError:
@@ -199,9 +198,11 @@ class SecureSender:
 
     @classmethod
     def for_transport(cls, transport: object) -> SecureSender | None:
-        """Give a sender for a transport, if it is TLS on a TCP socket."""
-        if isinstance(transport, BufferingTLSTransport) and isinstance(
-            transport.transport, Connection
+        """Give a sender for a transport, if it is our TLS on a TCP socket."""
+        if (
+            isinstance(transport, BufferingTLSTransport)
+            and hasattr(transport.getHandle(), "encrypt")
+            and isinstance(transport.transport, Connection)
         ):
             return cls(transport)
         return None
