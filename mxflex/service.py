@@ -19,7 +19,6 @@ from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
@@ -48,7 +47,7 @@ from mxflex.web.app import Api
 from mxflex.web.eventjson import encode_call_event, encode_gap, encode_status
 from mxflex.web.eventstream import EventStreams, encode_sse
 from mxflex.web.listings import encode_contact_event
-from mxflex.web.secure import PlainRoot, SecureSite
+from mxflex.web.secure import PlainRoot, SecureFactory, SecureSite
 from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
 
@@ -145,7 +144,7 @@ def _serve_https(
     # HSTS binds the name on every port, so it is for the usual one alone; addresses know none.
     binding = config.port == HTTPS_PORT and not _is_address(config.host)
     site = SecureSite(root, reactor, config.proxies, lambda: binding and serving.real)
-    secure = TLSMemoryBIOFactory(serving, False, site, clock=reactor)
+    secure = SecureFactory(serving, False, site, clock=reactor)
     for description in main_endpoints(config):
         _Listener(reactor, description, secure).setServiceParent(daemon)
     plain = MXFlexSite(PlainRoot(config.url, responder.answer), reactor, ())

@@ -543,6 +543,11 @@ class Connection(H2Connection):
         for stream in self.streams.values():
             stream.flowControlBlocked()
 
+    def stopProducing(self) -> None:
+        """End: the client has taken leave, and may read or not what was sent before."""
+        if self._stillProducing:
+            self._terminate(Failure(ConnectionLost("the client has taken leave")))
+
     def resumeProducing(self) -> None:
         """Send what waits, and let the producers go on."""
         super().resumeProducing()

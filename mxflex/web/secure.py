@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.tcp import Connection
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 
 from mxflex.web.http2 import Negotiator
@@ -15,6 +18,34 @@ from mxflex.web.site import MXFlexSite, Request
 # Browsers shall come by HTTPS alone for a year, in seconds (RFC 6797).
 HSTS = b"max-age=31536000"
 CHALLENGE = [b".well-known", b"acme-challenge"]
+
+
+class SecureTransport(BufferingTLSTransport):
+    """TLS with a client, which ends when the client says so, whatever was on its way.
+
+    Twisted leaves its producer with the TCP connection, which waits for that to go on before it
+    closes: one that was asked to pause never does, and the connection stayed for ever.
+    """
+
+    transport: Connection
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        producer = self._producer
+        self.transport.unregisterProducer()
+        super()._tlsShutdownFinished(reason)
+        if producer is not None:
+            # Not from within whatever it is that has met the end.
+            self.factory._clock.callLater(0, self._stop, producer)  # noqa: SLF001
+
+    def _stop(self, producer: IPushProducer) -> None:
+        if self.connected:
+            producer.stopProducing()
+
+
+class SecureFactory(TLSMemoryBIOFactory):
+    """Makes `SecureTransport`s."""
+
+    protocol = SecureTransport
 
 
 class SecureSite(MXFlexSite):

@@ -162,6 +162,11 @@ class Channel(HTTPChannel):
         self.requests = []
         self._requestProducer = None
 
+    def stopProducing(self) -> None:
+        """Prepare for the end: what is still to be sent does not wait for ever to be read."""
+        super().stopProducing()
+        self.setTimeout(IDLE_SECONDS)
+
     def loseConnection(self) -> None:
         """Close once everything is sent, or the client has not read it for too long."""
         if self._abortingCall is None:

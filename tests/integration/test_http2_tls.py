@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
+from h2.settings import SettingCodes
 from OpenSSL import SSL
 from twisted.internet import reactor
 
-from mxflex.web import http2
+from mxflex.web import http2, site
 from mxflex.web.http2 import Connection
 from mxflex.web.site import Channel
-from tests.integration.h2client import ClientTLS
+from mxflex.wire.codec import ConnectionID
+from mxflex.wire.messages import EstablishedEvent
+from tests.integration.daemons import EXT
+from tests.integration.h2client import LARGEST_WINDOW, ClientTLS
 from tests.integration.raw_http import RawConnection, request_bytes
+from tests.integration.victims import turn
 
 
 async def connect_tls(server, **kind):
@@ -193,3 +198,72 @@ async def test_a_renewed_certificate_leaves_connections_alone(secure):
     assert other.transport.getPeerCertificate().get_serial_number() != shown
     server.mx.call_in("12025550104", "3095")
     await client.when(lambda: stream.events)
+
+
+# --- Clients that take leave ----------------------------------------------------------------------
+
+
+async def http11_stream(server, token):
+    """Open an event stream on HTTP/1.1."""
+    client = await connect_tls(server, protocols=(b"http/1.1",))
+    client.send(request_bytes("GET", "/api/events", f"Authorization: Bearer {token}"))
+    await client.when(lambda: b"retry:" in client.received)
+    return client
+
+
+async def http2_stream(server, token):
+    """Open an event stream on HTTP/2, with windows that never shut."""
+    client = await server.connect({SettingCodes.INITIAL_WINDOW_SIZE: LARGEST_WINDOW})
+    client.conn.increment_flow_control_window(LARGEST_WINDOW - 65_535)
+    await client.open_stream(token)
+    return client
+
+
+async def take_leave(server, open_stream):
+    """Open a stream, and take leave while the server waits for it to be read; give the client."""
+    witness = await server.connect()
+    token = await witness.log_in()
+    client = await open_stream(server, token)
+    tcp = server.connection_of(client).transport.transport
+    client.transport.pauseProducing()
+    for number in range(1_000):
+        if tcp.producerPaused:
+            break
+        event = EstablishedEvent(
+            connection=ConnectionID(call_id=number, device_id=EXT),
+            calling_display_name="x" * 50_000,
+        )
+        server.mx.send_event(EXT, event)
+        await turn()
+    assert tcp.producerPaused
+    client.transport.loseConnection()
+    # HTTP/1.1 reads no further, but the reactor may have had word of the farewell already.
+    tcp.startReading()
+    await server.when(lambda: tcp.disconnecting)
+    return client
+
+
+@pytest.mark.parametrize("open_stream", [http11_stream, http2_stream])
+@pytest_twisted.ensureDeferred
+async def test_a_slow_client_that_takes_leave_is_let_go(secure, open_stream):
+    """A client that says farewell in TLS before it reads what waits for it leaves nothing behind.
+
+    Twisted waits then for a producer that was asked to pause, and knows of no end.
+    """
+    server = await secure(events={"max_unsent": 50_000_000})
+    client = await take_leave(server, open_stream)
+    client.transport.resumeProducing()
+    await client.when_closed()
+    await server.when(lambda: server.streams.count == 0 and len(server.channels) == 1)
+
+
+@pytest.mark.parametrize("open_stream", [http11_stream, http2_stream])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_takes_leave_and_stays_is_cut(secure, monkeypatch, open_stream):
+    """A client that says farewell, and reads nothing afterwards, is cut after a while."""
+    server = await secure(events={"max_unsent": 50_000_000})
+    monkeypatch.setattr(site, "IDLE_SECONDS", 0.2)
+    for kind in (Channel, Connection):
+        monkeypatch.setattr(kind, "abortTimeout", 0.2)
+    await take_leave(server, open_stream)
+    await server.when(lambda: server.streams.count == 0 and len(server.channels) == 1)
