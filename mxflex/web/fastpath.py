@@ -167,34 +167,53 @@ class SecureSender:
 
     def send(self, data: bytes) -> None:
         """Send bytes, at once if nothing is queued before them."""
+        if not self.caught_up():
+            self._tls.write(data)
+            return
+        # A record at a time.
+        for start in range(0, len(data), _RECORD_BYTES):
+            if not self.send_record(data[start : start + _RECORD_BYTES]):
+                self._tls.write(data[start + _RECORD_BYTES :])
+                return
+
+    def caught_up(self) -> bool:
+        """Tell whether TLS and the transport below have nothing to send before."""
         tls, transport = self._tls, self._transport
-        if (
+        return not (
             transport.dataBuffer
             or transport._tempDataBuffer
             or tls._appSendBuffer
             or tls._aggregator._buffer
             or tls.disconnecting
             or tls._lostTLSConnection
-        ):
-            tls.write(data)
-            return
-        sent, size = 0, len(data)
+        )
+
+    def send_record(self, data: bytes) -> bool:
+        """Send what fits into a record, behind what the transport may have queued.
+
+        Returns:
+            Whether TLS, and the socket at once, have taken it all; if not it is queued.
+        """
+        transport = self._transport
         try:
-            sent = self._encrypt(data)
-            while sent < size:
-                # A record at a time.
-                sent += self._encrypt(data[sent : sent + _RECORD_BYTES])
+            self._encrypt(data)
         except SSLError:
             # It waits for the peer, or is broken: Twisted knows what to do.
-            tls.write(data[sent:])
-            return
-        records = self._encrypted(_EVERYTHING)
+            self._tls.write(data)
+            return False
+        record = self._encrypted(_EVERYTHING)
+        if transport.dataBuffer or transport._tempDataBuffer:
+            # TLS itself has had something to say.
+            transport.write(record)
+            return False
         try:
-            sent = self._send(records)
+            sent = self._send(record)
         except OSError:
             sent = 0
-        if sent != len(records):
-            transport.write(records[sent:])
+        if sent != len(record):
+            transport.write(record[sent:])
+            return False
+        return True
 
     @classmethod
     def for_transport(cls, transport: object) -> SecureSender | None:
@@ -219,17 +238,26 @@ class SecureWriter:
         sent: Bytes of the body so far.
     """
 
-    __slots__ = ("_chunks", "_sender", "sent")
+    __slots__ = ("_behind", "_chunks", "_sender", "sent")
 
     def __init__(self, sender: SecureSender, chunks: Chunks) -> None:
         self._sender = sender
         self._chunks = chunks
+        # As in `SocketWriter`.
+        self._behind = True
         self.sent = 0
 
     def write(self, data: bytes) -> None:
         """Send bytes, at once if nothing is queued before them."""
+        chunks = self._chunks
+        if data is not chunks.data:
+            chunks.of(data)
         self.sent += len(data)
-        self._sender.send(self._chunks.of(data))
+        if self._behind or chunks.size > _RECORD_BYTES:
+            self._sender.send(chunks.chunk)
+            self._behind = not self._sender.caught_up()
+        else:
+            self._behind = not self._sender.send_record(chunks.chunk)
 
 
 def writer_for(request: Request, chunks: Chunks, corks: Corks) -> Writer:
