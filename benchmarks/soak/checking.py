@@ -99,19 +99,26 @@ class Watch:
     _told: str = ""
     # After `expired`: the newest number of the extension at that time.
     _newest_then: int = 0
-    # A jump that no gap has explained yet, and when it was seen.
+    # A jump that no gap has explained yet, and since when the client waits for one.
     _jump: tuple[int, int] | None = None
-    _jump_at: float = 0.0
+    _jump_at: float | None = None
 
     def reopen(self) -> None:
         """Know that a new connection begins; half an event of the old one is nothing."""
         self._text = b""
+        self.resume()
+
+    def resume(self) -> None:
+        """Know that the client reads again: until now it did not wait for a gap."""
+        self._jump_at = None
 
     def feed(self, data: bytes, now: float) -> None:
         """Take bytes of the stream, however they are cut.
 
         Source: WHATWG HTML, 9.2.6 ("Interpreting an event stream"), for lines that end in LF.
         """
+        if self._jump_at is None:
+            self._jump_at = now
         *blocks, self._text = (self._text + data).split(b"\n\n")
         for block in blocks:
             self._take(block, now)
@@ -179,7 +186,9 @@ class Watch:
         self._told = EXPIRED if EXPIRED in (reason, self._told) else reason
 
     def _forget_patience(self, now: float) -> None:
-        if self._jump is not None and now - self._jump_at > GAP_PATIENCE:
+        if self._jump is None or self._jump_at is None:
+            return
+        if now - self._jump_at > GAP_PATIENCE:
             self.settle()
 
     def _explain(self, jump: tuple[int, int], reason: str) -> None:

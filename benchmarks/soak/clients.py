@@ -178,6 +178,7 @@ class RovingClient:
         self._waking = None
         if self.is_stalled and self._carrier is not None:
             self.is_stalled = False
+            self.watch.resume()
             self._carrier.resume()
 
     # --- The end ----------------------------------------------------------------------------------

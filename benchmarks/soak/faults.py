@@ -146,7 +146,9 @@ async def _close_while(mx: FailingMX, fault: str) -> None:
 
 async def _restart(mx: FailingMX) -> None:
     assert mx.address is not None
-    mx.strike(cut=True)
+    for session in mx.strike(cut=True):
+        # It takes a turn to stop, and nothing may be written meanwhile.
+        session.is_closing = True
     await mx.stop()
     await mx.sleep(RESTARTING)
     mx.shift_monitor_ids()

@@ -120,6 +120,19 @@ def test_a_gap_behind_the_jump_must_come_soon():
         assert watch.ledger.faults == faults
 
 
+def test_time_away_is_no_waiting_for_a_gap():
+    """A client that leaves between a jump and its `gap` gets that when it is back, however late."""
+    for wait, faults in ((0.0, {}), (GAP_PATIENCE + 1, {Fault.LOST: 8})):
+        watch = make_watch()
+        feed(watch, 1, 10)
+        watch.reopen()
+        back = 10 * GAP_PATIENCE
+        watch.feed(b"retry: 3000\n\n", back)
+        feed(watch, DOWN, now=back + wait)
+        watch.settle()
+        assert watch.ledger.faults == faults
+
+
 def test_a_client_that_is_late_must_get_what_is_kept():
     """After `expired` comes the whole history; the newest event of all clients says what it is."""
     for first, faults in ((161, {}), (200, {Fault.TOO_LITTLE: 1})):
