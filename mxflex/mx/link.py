@@ -47,8 +47,12 @@ MINUTE = 60.0
 GOOD_LINK_SECONDS = 30 * SECOND
 # Unless it was thrown out: two servers that throw each other out both live for a while each time.
 PEACE_SECONDS = 30 * MINUTE
-# What failed on a good link (reading the address book, a monitor) is tried again after this pause.
+# The address book, when it could not be read on a good link, is tried again after this pause.
 RETRY_SECONDS = 30 * SECOND
+# A monitor that the MX has not started, whose streams are silent meanwhile, is tried again after a
+# pause that grows from the first to the second.
+MISSING_SECONDS = 1 * SECOND
+MAX_MISSING_SECONDS = 10 * SECOND
 # How long the steps of an orderly end may take, together two seconds; then the connection is cut.
 # systemd and whoever waits for a stop are patient for five, of which the streams have their part.
 STOP_SECONDS = 1 * SECOND
@@ -306,8 +310,9 @@ class ServerLink(Service):
 
     async def _restore_missing(self, protocol: MXProtocol) -> None:
         """Try again what the MX refused or left unanswered; such a stream would stay silent."""
+        waits = Backoff(MISSING_SECONDS, MAX_MISSING_SECONDS)
         while True:
-            await deferLater(self._clock, RETRY_SECONDS)
+            await deferLater(self._clock, waits.next())
             if self.monitors.missing:
                 await self.monitors.restore(protocol)
 

@@ -57,6 +57,8 @@ class Monitors:
         self._ext_of: dict[str, str] = {}
         # Start and stop of one extension follow each other, never side by side.
         self._locks: dict[str, Places] = {}
+        # Why a wanted monitor is missing, as it was logged.
+        self._troubles: dict[str, str] = {}
         # For those that come back in a crowd; taken behind the lock of the extension.
         self._places = Places(COME_BACK_AT_ONCE)
         self._starting = 0
@@ -122,6 +124,7 @@ class Monitors:
         """
         # Before the lock: a reconnect that waits for it must not start this monitor again.
         self._wanted.discard(ext)
+        self._troubles.pop(ext, None)
         waiting: Deferred[None] = Deferred()
         stopping = Deferred.fromCoroutine(self._stop(ext))
         stopping.addCallbacks(waiting.callback, waiting.errback)
@@ -175,7 +178,13 @@ class Monitors:
             except MXUnavailable:
                 raise
             except MXError as error:
-                log.error("monitor of {ext} not restored: {error}", ext=ext, error=error)
+                self._report(ext, str(error))
+
+    def _report(self, ext: str, trouble: str) -> None:
+        """Log why a monitor is missing, once for as long as that lasts."""
+        if self._troubles.get(ext) != trouble:
+            self._troubles[ext] = trouble
+            log.error("monitor of {ext} not restored: {error}", ext=ext, error=trouble)
 
     async def _start_on(self, protocol: MXProtocol, ext: str) -> None:
         self._starting += 1
@@ -190,6 +199,7 @@ class Monitors:
                 raise MXUnavailable("the server connection to the MX was lost")
             self._monitor_of[ext] = monitor
             self._ext_of[monitor] = ext
+            self._troubles.pop(ext, None)
             log.info("monitor {monitor} of {ext} started", monitor=monitor, ext=ext)
             if ext in self._wanted:
                 self.on_restored(ext)

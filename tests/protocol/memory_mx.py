@@ -170,6 +170,7 @@ class NetworkPeer(Peer):
         self.over = False
         self.logged_in = False
         self.monitors = {}
+        self._plans = []
         self.transport = FakeTransport(self._came, self._client_closes, self._client_aborts)
         self.on_command = network.command_came
 
@@ -193,6 +194,10 @@ class NetworkPeer(Peer):
     def _client_aborts(self):
         self.clock.callLater(0, self._over, error.ConnectionAborted())
 
+    def later(self, seconds, act, *args):
+        """Do something after a while, unless the connection has ended by then."""
+        self._plans.append(self.clock.callLater(seconds, act, *args))
+
     def end(self, reason=None):
         """Let the connection end, as seen by the client a little later."""
         self.clock.callLater(LATENCY, self._over, reason or error.ConnectionLost())
@@ -200,6 +205,9 @@ class NetworkPeer(Peer):
     def _over(self, reason):
         if not self.over:
             self.over = True
+            for plan in self._plans:
+                if plan.active():
+                    plan.cancel()
             self.lose(reason)
 
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mxflex.errors import CommandRefused, MXUnavailable
-from mxflex.mx.link import RETRY_SECONDS, LinkState, ServerLink
+from mxflex.mx.link import MAX_MISSING_SECONDS, RETRY_SECONDS, LinkState, ServerLink
 from mxflex.wire.messages import (
     Acknowledgement,
     AddressBookAdded,
@@ -268,6 +268,39 @@ def _login_then(bench, act):
     bench.network.habits[LoginRequest] = habit
 
 
+def _refuse(peer, received):
+    peer.reply(received.invoke_id, CSTAError(text="busy"))
+
+
+def _log_out(peer, received):
+    peer.event(LoggedOut(mode="normal"))
+    peer.end()
+
+
+def _die_soon(seconds):
+    """Let each connection end so long after its login."""
+
+    def begin(bench):
+        _login_then(bench, lambda peer, received: peer.later(seconds, peer.end))
+
+    return begin
+
+
+def _late(bench):
+    """Answer logins when nobody waits for the answer any more."""
+    log_in = bench.network.habits[LoginRequest]
+    bench.network.habits[LoginRequest] = lambda peer, received: peer.later(
+        1.5 * TIMEOUT, log_in, peer, received
+    )
+
+
+def _deaf(bench):
+    """Answer nothing but logins."""
+    log_in = bench.network.habits[LoginRequest]
+    bench.network.habits.update(dict.fromkeys(bench.network.habits))
+    bench.network.habits[LoginRequest] = log_in
+
+
 def _refuse_login(bench):
     bench.network.habits[LoginRequest] = lambda peer, received: peer.reply(
         received.invoke_id, LoginFailed(code=1, text="Invalid user name or password")
@@ -307,6 +340,15 @@ TROUBLES = {
     "thrown out when the book is read": lambda bench: bench.network.habits.update(
         {GetAddressBook: _forced_out}
     ),
+    "sent away after login": lambda bench: _login_then(bench, _log_out),
+    "sent away when the book is watched": lambda bench: bench.network.habits.update(
+        {MonitorStartAddressBook: _log_out}
+    ),
+    "late": _late,
+    "deaf after login": _deaf,
+    "dead after a second": _die_soon(1),
+    "dead after ten seconds": _die_soon(10),
+    "dead after a minute": _die_soon(60),
     "garbage": lambda bench: _login_then(bench, lambda peer, received: peer.deliver(b"\0" * 8)),
 }
 
@@ -472,28 +514,34 @@ def test_monitors_are_restored_before_up(bench):
 
 
 @pytest.mark.parametrize("habit", ["refused", "unanswered"])
-def test_monitor_that_is_not_restored_is_tried_again(bench, habit):
-    """A monitor that the MX does not restore is tried again every 30 s until it runs."""
+def test_monitor_that_is_not_restored_is_tried_again(bench, logged, habit):
+    """A monitor that the MX does not restore is tried again, often at first, and is news once.
+
+    When the MX is well again, however long it was not, the monitor runs within seconds.
+    """
     bench.start()
     bench.monitor("3095")
     start = bench.network.habits[MonitorStart]
-    bench.network.habits[MonitorStart] = (
-        (lambda peer, received: peer.reply(received.invoke_id, CSTAError(text="busy")))
-        if habit == "refused"
-        else None
-    )
+    bench.network.habits[MonitorStart] = _refuse if habit == "refused" else None
     bench.network.peer.end()
     bench.run(20)
     assert bench.link.up
     peer = bench.network.peer
     assert bench.link.monitors.missing == {"3095"}
-    before = len(peer.commands(MonitorStart))
-    bench.run(10 * RETRY_SECONDS)
-    assert 6 <= len(peer.commands(MonitorStart)) - before <= 10
+    for minutes in (1, 60):
+        before = len(peer.commands(MonitorStart))
+        bench.run(minutes * MINUTE)
+        assert 3 * minutes <= len(peer.commands(MonitorStart)) - before <= 8 * minutes
     assert bench.network.peer is peer
+    assert len(logged.about("monitor of 3095 not restored")) == 1
     bench.network.habits[MonitorStart] = start
-    bench.run(RETRY_SECONDS + TIMEOUT)
+    bench.run(MAX_MISSING_SECONDS + TIMEOUT)
     assert bench.link.monitors.missing == frozenset()
+    # The next trouble is news again.
+    bench.network.habits[MonitorStart] = _refuse
+    bench.network.peer.end()
+    bench.run(20)
+    assert len(logged.about("monitor of 3095 not restored")) == 2
 
 
 def test_connection_lost_while_monitors_are_restored(bench):
