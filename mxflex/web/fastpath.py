@@ -178,14 +178,9 @@ class SecureSender:
 
     def caught_up(self) -> bool:
         """Tell whether TLS and the transport below have nothing to send before."""
-        tls, transport = self._tls, self._transport
+        transport = self._transport
         return not (
-            transport.dataBuffer
-            or transport._tempDataBuffer
-            or tls._appSendBuffer
-            or tls._aggregator._buffer
-            or tls.disconnecting
-            or tls._lostTLSConnection
+            transport.dataBuffer or transport._tempDataBuffer or self._tls._aggregator._buffer
         )
 
     def send_record(self, data: bytes) -> bool:

@@ -266,7 +266,8 @@ class FrameWriter:
         self.sent += size
         if (
             # Whoever waits for its turn would never have it if others went past.
-            connection.queueing
+            connection.ready
+            or connection.shut
             or size > core_stream.outbound_flow_control_window
             or size > core.outbound_flow_control_window
             or size > core.max_outbound_frame_size
@@ -309,15 +310,18 @@ class Connection(H2Connection):
         self._resets = Allowance(*RESETS, reactor.seconds())
         self._idle_frames = Allowance(*IDLE_FRAMES, reactor.seconds())
         # Streams that have something to send, in the order of their turns.
-        self._ready: dict[Stream, None] = {}
+        self.ready: dict[Stream, None] = {}
         self._sending: IDelayedCall | None = None
         # Streams whose client has shut their window, and when their time is up; the first to be
         # reset comes first.
-        self._shut: dict[Stream, float] = {}
+        self.shut: dict[Stream, float] = {}
         self._cutting: IDelayedCall | None = None
         # Parts of frames that go out together; see `FrameWriter`.
         self.corked: list[bytes] = []
         self._sender: Callable[[bytes], None] | None = None
+        # How many of them since the client was heard last, and when the last ones went.
+        self._frames_sent = 0
+        self._sent_at = 0.0
 
     def connectionMade(self) -> None:
         """Announce the limit of streams, and leave its enforcement to `_requestReceived`."""
@@ -326,11 +330,6 @@ class Connection(H2Connection):
         settings = self.conn.local_settings
         settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
         settings.acknowledge()
-
-    @property
-    def queueing(self) -> bool:
-        """Whether streams wait for their turn to send, or for a window."""
-        return bool(self._ready or self._shut)
 
     @property
     def blocked(self) -> bool:
@@ -371,6 +370,8 @@ class Connection(H2Connection):
         # Once for all: each frame would otherwise cost as much as there are streams.
         self._widen(self.streams if 0 in widened else widened)
         now = self._reactor.seconds()
+        self._idle_frames.give(IDLE_FRAMES_PER_SENT * self._frames_sent)
+        self._frames_sent = 0
         if not (self._resets.take(len(reset), now) and self._idle_frames.take(idle, now)):
             self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
 
@@ -446,8 +447,8 @@ class Connection(H2Connection):
 
     def _requestDone(self, streamID: int) -> None:
         stream = self.streams.pop(streamID)
-        self._ready.pop(stream, None)
-        self._shut.pop(stream, None)
+        self.ready.pop(stream, None)
+        self.shut.pop(stream, None)
 
     def _drop(self, stream_id: int, reason: BaseException | None) -> None:
         """Forget a stream that is closed to the core, and tell its request. Idempotent."""
@@ -493,6 +494,11 @@ class Connection(H2Connection):
 
     def timeoutConnection(self) -> None:
         """Give up a client that has been idle, or has not read, for too long."""
+        since = self._reactor.seconds() - self._sent_at
+        if 0 <= since < self.timeOut:
+            # Bytes that go out show that somebody is there.
+            self.setTimeout(self.timeOut - since)
+            return
         answering = any(stream.complete and not stream.queue for stream in self.streams.values())
         if answering and not self.blocked:
             # It has read everything. It is we who are silent: an MX may take its time.
@@ -567,10 +573,10 @@ class Connection(H2Connection):
             sender = SecureSender.for_transport(self.transport)
             self._sender = self.transport.write if sender is None else sender.send
         data = b"".join(corked)
-        self._idle_frames.give(IDLE_FRAMES_PER_SENT * len(corked) / _PARTS_OF_FRAME)
+        self._frames_sent += len(corked) // _PARTS_OF_FRAME
+        self._sent_at = self._reactor.seconds()
         corked.clear()
         self._sender(data)
-        self.resetTimeout()
 
     def _tryToWriteControlData(self) -> bool:
         self.uncork()
@@ -613,8 +619,8 @@ class Connection(H2Connection):
 
     def _wake(self, stream: Stream) -> None:
         """Put a stream at the end of the line, unless it waits for its window."""
-        if stream not in self._shut:
-            self._ready[stream] = None
+        if stream not in self.shut:
+            self.ready[stream] = None
             self._schedule()
 
     def _widen(self, stream_ids: Iterable[int]) -> None:
@@ -623,15 +629,15 @@ class Connection(H2Connection):
             stream = self.streams.get(stream_id)
             if stream is None:
                 continue
-            if stream in self._shut and self.conn.local_flow_control_window(stream_id) > 0:
+            if stream in self.shut and self.conn.local_flow_control_window(stream_id) > 0:
                 # It stays among the shut ones until it has sent something.
-                self._ready[stream] = None
+                self.ready[stream] = None
                 self._schedule()
             stream.windowUpdated()
 
     def _schedule(self) -> None:
         # In a turn of its own: what is written in this one goes out in as few frames as may be.
-        if self._sending is None and self._ready and not self.blocked and self._stillProducing:
+        if self._sending is None and self.ready and not self.blocked and self._stillProducing:
             self._sending = self._reactor.callLater(0, self._send)
 
     def _sendPrioritisedData(self, *_args: object) -> None:
@@ -647,10 +653,10 @@ class Connection(H2Connection):
         """
         self._sending = None
         for _ in range(FRAMES_PER_TURN):
-            if self.blocked or not self._ready:
+            if self.blocked or not self.ready:
                 return
-            stream = next(iter(self._ready))
-            del self._ready[stream]
+            stream = next(iter(self.ready))
+            del self.ready[stream]
             self._send_frame(stream)
         self._schedule()
 
@@ -669,12 +675,12 @@ class Connection(H2Connection):
         # Bytes that go out show that somebody is there.
         self.resetTimeout()
         self._idle_frames.give(IDLE_FRAMES_PER_SENT)
-        self._shut.pop(stream, None)
+        self.shut.pop(stream, None)
         if ended:
             self._requestDone(stream_id)
             return
         if queue:
-            self._ready[stream] = None
+            self.ready[stream] = None
         if self.remainingOutboundWindow(stream_id) > 0:
             stream.windowUpdated()
         else:
@@ -682,8 +688,8 @@ class Connection(H2Connection):
 
     def _wait_for_window(self, stream: Stream) -> None:
         stream.flowControlBlocked()
-        if stream.queue and stream not in self._shut:
-            self._shut[stream] = self._reactor.seconds() + self.timeOut
+        if stream.queue and stream not in self.shut:
+            self.shut[stream] = self._reactor.seconds() + self.timeOut
             if self._cutting is None:
                 self._cutting = self._reactor.callLater(self.timeOut, self._cut)
 
@@ -691,11 +697,11 @@ class Connection(H2Connection):
         """Reset the streams whose windows have been shut for too long."""
         self._cutting = None
         now = self._reactor.seconds()
-        for stream in [each for each, until in self._shut.items() if until <= now]:
+        for stream in [each for each, until in self.shut.items() if until <= now]:
             log.info("an HTTP/2 stream that is not read is reset")
             self.abortRequest(stream.streamID)
-        if self._shut and self._stillProducing:
-            wait = max(0.0, next(iter(self._shut.values())) - now)
+        if self.shut and self._stillProducing:
+            wait = max(0.0, next(iter(self.shut.values())) - now)
             self._cutting = self._reactor.callLater(wait, self._cut)
 
 

@@ -232,7 +232,7 @@ async def test_a_stream_that_is_not_read_is_reset_alone(secure):
     await client.when(lambda: stream.comments > comments + 5)
     assert not stream.over
     assert len(server.connection.streams) == 1
-    assert not server.connection._shut
+    assert not server.connection.shut
 
 
 @pytest_twisted.ensureDeferred
