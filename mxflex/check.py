@@ -83,7 +83,7 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
     ]
     steps += [
         _Step(f"port {each}", partial(_try_port, each, reactor))
-        for each in (*main_endpoints(config), *plain_endpoints(config))
+        for each in (*main_endpoints(config), *plain_endpoints(config), *config.monitor.listen)
     ]
     if config.https:
         steps.append(_Step(f"name {config.host}", partial(_try_name, config, reactor)))

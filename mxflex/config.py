@@ -177,6 +177,17 @@ class TLSSettings:
 
 
 @attrs.frozen(kw_only=True)
+class MonitorSettings:
+    """Where those who look after the daemon find its figures.
+
+    Attributes:
+        listen: Twisted endpoint strings; none: nowhere.
+    """
+
+    listen: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """Everything that `mxflex.service.build` needs to know.
 
@@ -197,6 +208,7 @@ class Config:
         cors: Origins, as a browser spells them, that may call the API from other sites.
         acme: How a certificate is got.
         tls: A certificate of one's own.
+        monitor: The figures.
     """
 
     host: str = "localhost"
@@ -214,6 +226,7 @@ class Config:
     cors: tuple[str, ...] = ()
     acme: AcmeSettings = AcmeSettings()
     tls: TLSSettings = TLSSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
     @property
     def url(self) -> str:
@@ -806,6 +819,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "acme.eab_key": _plain(_eab_key),
     "tls.certificate": partial(_pem_file, block="CERTIFICATE"),
     "tls.key": partial(_pem_file, block="PRIVATE KEY"),
+    "monitor.listen": _listen,
 }
 
 _SECTIONS: Final = frozenset(key.partition(".")[0] for key in _READERS if "." in key)
@@ -868,5 +882,6 @@ def _build(values: dict[str, Any], source: str) -> Config:
         login=LoginSettings(**section("login")),
         acme=AcmeSettings(**section("acme")),
         tls=TLSSettings(**section("tls")),
+        monitor=MonitorSettings(**section("monitor")),
         **{key: values[key] for key in _PLAIN_KEYS if key in values},
     )

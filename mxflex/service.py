@@ -39,6 +39,9 @@ from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
 from mxflex.gateway.tokens import Tokens
+from mxflex.monitor.health import Health
+from mxflex.monitor.metrics import Sources, make_registry
+from mxflex.monitor.site import MonitorSite
 from mxflex.mx.link import ServerLink
 from mxflex.mx.session import Dialer
 from mxflex.mx.tls import PeerPolicy
@@ -80,6 +83,7 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         encode_gap,
         config.events.history,
         later=lambda act: reactor.callLater(0, act),
+        arrived=lambda: link.arrived,
     )
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
     encoders = Encoders(call=encode_call_event, contact=encode_contact_event, status=encode_status)
@@ -115,20 +119,37 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
     streams.setServiceParent(daemon)
     if not config.tls.certificate:
         _NoReload().setServiceParent(daemon)
-    if config.https:
-        _serve_https(config, reactor, root, daemon)
+    certificate = ServingCertificate(config.host) if config.https else None
+    if certificate is not None:
+        _serve_https(config, reactor, root, daemon, certificate)
     else:
         site = MXFlexSite(root, reactor, config.proxies)
         for description in main_endpoints(config):
             _Listener(reactor, description, site).setServiceParent(daemon)
+    if config.monitor.listen:
+        sources = Sources(
+            streams=streams,
+            max_streams=events.max_streams,
+            hub=hub,
+            logins=logins,
+            link=link,
+            commands=dialer.figures,
+            certificate=certificate,
+        )
+        monitor = MonitorSite(Health(clock, link, certificate), make_registry(sources), reactor)
+        for description in config.monitor.listen:
+            _Listener(reactor, description, monitor, "monitor.listen").setServiceParent(daemon)
     return daemon
 
 
 def _serve_https(
-    config: Config, reactor: IReactorTime, root: IResource, daemon: MultiService
+    config: Config,
+    reactor: IReactorTime,
+    root: IResource,
+    daemon: MultiService,
+    serving: ServingCertificate,
 ) -> None:
     """Add the HTTPS port, the plain one beside it, and whoever looks after the certificate."""
-    serving = ServingCertificate(config.host)
     responder = ChallengeResponder()
     certificates: Service
     if config.tls.certificate:
@@ -315,14 +336,30 @@ class _NoReload(Service):
 
 
 class _Listener(StreamServerEndpointService):
-    """A listening port; the daemon does not start without it."""
+    """A listening port; the daemon does not start without it.
 
-    def __init__(self, reactor: IReactorTime, description: str, factory: IProtocolFactory) -> None:
+    Args:
+        reactor: Opens it.
+        description: Which, as a Twisted endpoint string.
+        factory: Makes the protocol of each connection.
+        key: Where the configuration names it.
+
+    Raises:
+        ConfigError: Twisted does not know such an endpoint.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        description: str,
+        factory: IProtocolFactory,
+        key: str = "listen",
+    ) -> None:
         try:
             endpoint = serverFromString(reactor, _with_backlog(description))
         except (ValueError, TypeError, KeyError) as error:
             expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
-            raise ConfigError("", "listen", expected) from error
+            raise ConfigError("", key, expected) from error
         super().__init__(endpoint, factory)
         self._description = description
 

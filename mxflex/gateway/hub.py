@@ -8,6 +8,7 @@ nor the MX: events come by `publish` and `announce`, whoever calls them, and go 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Protocol
@@ -16,6 +17,7 @@ import attrs
 from twisted.logger import Logger
 
 from mxflex.gateway.history import History, Ids, Missing, StreamEvent, replay
+from mxflex.measures import FAN_OUT_BOUNDS, Durations
 
 log = Logger()
 
@@ -123,6 +125,10 @@ def _at_once(act: Callable[[], None]) -> None:
     act()
 
 
+def _never() -> None:
+    return None
+
+
 class Hub:
     """Extensions and topics, their histories and their listeners.
 
@@ -133,6 +139,15 @@ class Hub:
         history: Events kept for each extension and each topic.
         later: Does something at the end of the reactor's turn; what is published until then is
             sent together. By default each event goes out at once.
+        arrived: Gives when what is published now came from the MX, by the same clock; None for what
+            did not come from there.
+
+    Attributes:
+        published: How many events there were so far, by name.
+        sent: How many copies of them have gone to streams as they came; what a stream had missed
+            before is not among them.
+        durations: How long it took from the arrival of an event to the last stream. What one turn
+            brings counts as one, from the first of it on.
     """
 
     def __init__(
@@ -142,12 +157,18 @@ class Hub:
         gap: Callable[[str, float | None], bytes],
         history: int,
         later: Callable[[Callable[[], None]], object] = _at_once,
+        *,
+        arrived: Callable[[], float | None] = _never,
     ) -> None:
         self._clock = clock
         self._encode = encode
         self._gap = gap
         self._history = history
         self._later = later
+        self._arrived = arrived
+        self.published: Counter[str] = Counter()
+        self.sent = 0
+        self.durations = Durations(FAN_OUT_BOUNDS)
         self._ids = Ids()
         self._extensions: dict[str, _Extension] = {}
         self._topics = {
@@ -158,6 +179,7 @@ class Hub:
         # kinds of channel, and must get its events in their order.
         self._pending: dict[_Channel, list[bytes]] = {}
         self._pending_bytes = 0
+        self._since: float | None = None
         self._scheduled = False
         # How many rounds of sending are under way, one within the other, and who has left since.
         self._sending = 0
@@ -334,6 +356,7 @@ class Hub:
 
     def _write(self, name: str, data: bytes) -> StreamEvent:
         event_id = self._next_id()
+        self.published[name] += 1
         return StreamEvent(event_id, self._encode(event_id, name, data))
 
     def _put(self, channel: _Channel, event: StreamEvent) -> None:
@@ -343,6 +366,8 @@ class Hub:
         channel.history.append(event)
         if not channel.listeners:
             return
+        if not self._pending:
+            self._since = self._arrived()
         self._pending.setdefault(channel, []).append(event.frame)
         self._pending_bytes += len(event.frame)
         if not self._scheduled:
@@ -367,9 +392,11 @@ class Hub:
         if not self._pending:
             return
         # Whoever comes while this runs finds it all in the histories.
-        due = [
-            (list(channel.listeners), b"".join(frames)) for channel, frames in self._pending.items()
-        ]
+        due = []
+        for channel, frames in self._pending.items():
+            due.append((list(channel.listeners), b"".join(frames)))
+            self.sent += len(frames) * len(channel.listeners)
+        since, self._since = self._since, None
         self._pending = {}
         self._pending_bytes = 0
         self._sending += 1
@@ -378,6 +405,8 @@ class Hub:
         self._sending -= 1
         if not self._sending:
             self._left.clear()
+        if since is not None:
+            self.durations.add(self._clock() - since)
 
     def _send(self, listeners: list[Listener], data: bytes) -> None:
         # Whoever leaves while this runs, since others are sent something, gets nothing any more.

@@ -7,13 +7,32 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mxflex.errors import Forbidden, LoginRefused
+from mxflex.errors import (
+    Forbidden,
+    LoginRefused,
+    MXTimeout,
+    MXUnavailable,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
 from mxflex.gateway.tokens import Identity, Tokens
 from mxflex.mx.verify import LoginCheck
 
 log = Logger()
+
+
+ACCEPTED = "accepted"
+OTHER = "other"
+_RESULTS: dict[type[Exception], str] = {
+    LoginRefused: "refused",
+    Forbidden: "refused",
+    TooManyRequests: "throttled",
+    MXUnavailable: "unavailable",
+    MXTimeout: "unavailable",
+    ServiceUnavailable: "unavailable",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -39,6 +58,11 @@ class Logins:
         tokens: Makes tokens.
         sessions: Watches the extensions of those who are logged in.
         refusal_step: Seconds; a refused login ends at the next multiple of them since it came.
+
+    Attributes:
+        results: How many logins ended how: `accepted`; `refused` by the MX, or for lack of an
+            extension; `throttled`; `unavailable`, since the MX was not there, too slow or too
+            busy; `other`, such as a client that left before.
     """
 
     def __init__(
@@ -58,6 +82,7 @@ class Logins:
         self._tokens = tokens
         self._sessions = sessions
         self._refusal_step = refusal_step
+        self.results = dict.fromkeys((ACCEPTED, *_RESULTS.values(), OTHER), 0)
 
     async def log_in(self, login: str, password: str, address: str) -> Grant:
         """Check a person, start the monitor of the extension, and give a token.
@@ -75,6 +100,16 @@ class Logins:
                 be monitored.
             LocalProtocolError: Login or password cannot be sent to an MX.
         """
+        try:
+            grant = await self._log_in(login, password, address)
+        except BaseException as error:
+            results = (word for kind, word in _RESULTS.items() if isinstance(error, kind))
+            self.results[next(results, OTHER)] += 1
+            raise
+        self.results[ACCEPTED] += 1
+        return grant
+
+    async def _log_in(self, login: str, password: str, address: str) -> Grant:
         # Once before it takes a place in the queue, and once when its turn has come: those before
         # it may have failed meanwhile.
         came = self._now()

@@ -9,6 +9,7 @@ coroutine and no state machine):
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -61,6 +62,8 @@ LOST_SECONDS = 0.5 * SECOND
 # Names of unknown events that are remembered so that each is logged once.
 MAX_UNKNOWN_NAMES = 100
 MAX_NAME_CHARACTERS = 100
+# What the MX sends by unknown names, it could send by any number of them.
+OTHER = "other"
 
 
 class LinkState(enum.Enum):
@@ -105,6 +108,11 @@ class ServerLink(Service):
         clock: Gives the time and delayed calls.
         dialer: Opens connections.
         login, password: The server account.
+
+    Attributes:
+        events: How many events of the MX came, by name; those that have no class here as `other`.
+        attempts: How often it tried to connect.
+        connects: How often it was up thereafter.
     """
 
     name = "mx"
@@ -122,6 +130,8 @@ class ServerLink(Service):
         self._unknown_names: set[str] = set()
         self._waits = _Waits()
         self.state = LinkState.STOPPED
+        self.events: Counter[str] = Counter()
+        self.attempts = self.connects = 0
         self.monitors = Monitors(self._call_event)
         self.address_book = AddressBook()
 
@@ -133,6 +143,11 @@ class ServerLink(Service):
     def up(self) -> bool:
         """Whether commands can be sent now."""
         return self.state is LinkState.READY
+
+    @property
+    def arrived(self) -> float | None:
+        """When the bytes of the MX came that are being handled; None between."""
+        return None if self._protocol is None else self._protocol.arrived
 
     def request(
         self, command: Command, confirms: Callable[[Event], bool] | None = None
@@ -232,6 +247,7 @@ class ServerLink(Service):
             MXError: How it ended.
         """
         self.state = LinkState.CONNECTING
+        self.attempts += 1
         self._thrown_out = False
         request = server_login(self._login, self._password)
         protocol, answer = await self._dialer.log_in(request, self._event)
@@ -262,6 +278,7 @@ class ServerLink(Service):
 
     def _tell_up(self, serial: str) -> None:
         self.state = LinkState.READY
+        self.connects += 1
         self._trouble = ""
         log.info("server connection up, MX {serial}", serial=serial)
         self._tell("link_up", lambda listener: listener.link_up())
@@ -324,6 +341,7 @@ class ServerLink(Service):
     # --- Events -------------------------------------------------------------------------------
 
     def _event(self, event: Event) -> None:
+        self.events[event.wire_name or OTHER] += 1
         if isinstance(event, CallEvent):
             self.monitors.observe(event)
         elif isinstance(event, LoggedOut):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import attrs
 from OpenSSL import SSL
@@ -23,6 +24,7 @@ from mxflex.errors import (
     MXUnavailable,
     RemoteProtocolError,
 )
+from mxflex.measures import COMMAND_BOUNDS, Durations
 from mxflex.wire.connection import (
     LAST_COMMAND_ID,
     BadFrame,
@@ -34,6 +36,8 @@ from mxflex.wire.connection import (
 from mxflex.wire.messages import Command, CSTAError, Event, GetServiceList, Message
 
 log = Logger()
+
+_T = TypeVar("_T")
 
 # A peer that sends this many broken frames in a row speaks something else.
 MAX_BAD_FRAMES_IN_A_ROW = 10
@@ -64,6 +68,41 @@ class _Waiter:
         return answered_by is not None and isinstance(event, answered_by)
 
 
+class CommandFigures:
+    """How the MX answers, by the name of the command, over all connections.
+
+    Attributes:
+        durations: How long answers and refusals took.
+        results: How many commands ended how: `answered`, `refused`, `timeout`, `lost` with the
+            connection, or `cancelled` by whoever had asked.
+    """
+
+    def __init__(self) -> None:
+        self.durations: dict[str, Durations] = {}
+        self.results: Counter[tuple[str, str]] = Counter()
+
+    def ended(self, name: str, seconds: float, result: object) -> None:
+        """Count a command with what its Deferred fires with."""
+        if isinstance(result, Failure):
+            kind = result.check(*_RESULTS)
+            word = _RESULTS[kind] if kind else "lost"
+        else:
+            word = "answered"
+        self.results[name, word] += 1
+        if word in ("answered", "refused"):
+            durations = self.durations.get(name)
+            if durations is None:
+                durations = self.durations[name] = Durations(COMMAND_BOUNDS)
+            durations.add(seconds)
+
+
+_RESULTS: dict[type[BaseException], str] = {
+    CommandRefused: "refused",
+    MXTimeout: "timeout",
+    CancelledError: "cancelled",
+}
+
+
 def ignore_event(_event: Event) -> None:
     """Take no interest in events."""
 
@@ -80,6 +119,10 @@ class MXProtocol(Protocol):
         check_peer: Called with this protocol after the handshake and before anything is sent;
             raises `MXUnavailable` for a peer that is not to be trusted.
         on_event: Called with each event of the MX, in order.
+        figures: Count commands.
+
+    Attributes:
+        arrived: When the bytes came that are being handled; None between.
     """
 
     def __init__(
@@ -89,8 +132,12 @@ class MXProtocol(Protocol):
         keepalive: float,
         check_peer: Callable[[MXProtocol], None],
         on_event: Callable[[Event], None] = ignore_event,
+        *,
+        figures: CommandFigures | None = None,
     ) -> None:
         self._clock = clock
+        self._figures = figures or CommandFigures()
+        self.arrived: float | None = None
         self._timeout = timeout
         self._keepalive = keepalive
         self._check_peer = check_peer
@@ -271,7 +318,11 @@ class MXProtocol(Protocol):
                 raise MXTimeout(f"the MX did not answer {command.wire_name} in time")
             return result
 
-        done.addTimeout(self._timeout, self._clock, onTimeoutCancel=timed_out)
+        def ended(result: _T) -> _T:
+            self._figures.ended(command.wire_name, self._clock.seconds() - asked_at, result)
+            return result
+
+        done.addTimeout(self._timeout, self._clock, onTimeoutCancel=timed_out).addBoth(ended)
         log.debug("sent {command} as {id}", command=command.wire_name, id=invoke_id)
         self._write(data)
         return done
@@ -347,7 +398,7 @@ class MXProtocol(Protocol):
         """Hand what came to whoever waits for it."""
         if self._ended is not None:
             return
-        self._last_received = self._clock.seconds()
+        self._last_received = self.arrived = self._clock.seconds()
         self._wire.receive_data(data)
         try:
             # Whoever is called below may have ended the connection.
@@ -365,6 +416,8 @@ class MXProtocol(Protocol):
         except RemoteProtocolError as error:
             log.error("the MX broke the protocol, connection cut: {error}", error=error)
             self.abort(MXUnavailable(f"the MX broke the protocol: {error}"))
+        finally:
+            self.arrived = None
         if self._wire.odd_kind is not None and not self._odd_kind_told:
             self._odd_kind_told = True
             log.warn("the MX sends frames of kind {kind:#06x}", kind=self._wire.odd_kind)

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mxflex.errors import LoginRefused, MXError, MXUnavailable
-from mxflex.mx.protocol import MXProtocol, ignore_event
+from mxflex.mx.protocol import CommandFigures, MXProtocol, ignore_event
 from mxflex.mx.tls import PeerPolicy
 from mxflex.mx.transport import SecureEndpoint
 from mxflex.wire.messages import (
@@ -67,6 +67,7 @@ class Dialer:
         timeout: Seconds for the TCP connection, for the TLS handshake, and for each answer.
         keepalive: See `MXProtocol`.
         clear_password: Whether a refused hashed password may be tried once more in clear.
+        figures: Count the commands on its connections.
     """
 
     reactor: IReactorTime
@@ -76,6 +77,7 @@ class Dialer:
     timeout: float
     keepalive: float
     clear_password: bool
+    figures: CommandFigures = attrs.field(factory=CommandFigures)
 
     def _endpoint(self) -> IStreamClientEndpoint:
         # Only a name needs the resolver's thread, and attempts at several addresses.
@@ -119,6 +121,7 @@ class Dialer:
             self.keepalive,
             lambda protocol: self.policy.check(protocol.tls.getHandle()),
             on_event,
+            figures=self.figures,
         )
 
     async def log_in(

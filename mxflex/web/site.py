@@ -10,7 +10,7 @@ from typing import Any, AnyStr, Protocol
 import attrs
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
@@ -334,7 +334,8 @@ class Request(TwistedRequest):
         self.notifications = []
 
     def _log_access(self, site: MXFlexSite, ending: str) -> None:
-        access_log.info(
+        access_log.emit(
+            site.access_level,
             "{address} {method} {uri} {status} {sent} {seconds:.3f}{ending}",
             address=self.address,
             method=self.method.decode("ascii", "backslashreplace"),
@@ -442,9 +443,13 @@ class MXFlexSite(Site):
         root: What is served.
         clock: Gives the time and delayed calls.
         proxies: Reverse proxies whose word on the client's address is taken.
+
+    Attributes:
+        access_level: At which level requests are logged.
     """
 
     noisy = False
+    access_level = LogLevel.info
 
     def __init__(
         self,

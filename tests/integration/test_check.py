@@ -47,11 +47,11 @@ def page(tmp_path):
 @pytest_twisted.ensureDeferred
 async def test_all_is_well(capsys, tmp_path, mx, page):
     """A configuration that works ends with 0, and says so line by line."""
-    port = free_port()
+    port, monitor = free_port(), f"tcp:{free_port()}:interface=127.0.0.1"
     status, lines = await check_lines(
         capsys,
         tmp_path,
-        f"host: '127.0.0.1:{port}'\nhtml: '{page}'\n"
+        f"host: '127.0.0.1:{port}'\nhtml: '{page}'\nmonitor: {{listen: ['{monitor}']}}\n"
         f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}",
     )
     assert lines == [
@@ -59,6 +59,7 @@ async def test_all_is_well(capsys, tmp_path, mx, page):
         "ok   static files: DIR/html",
         "ok   MX: login of mxflex accepted, serial number 63022",
         f"ok   port tcp:{port}:interface=127.0.0.1: free",
+        f"ok   port {monitor}: free",
     ]
     assert status == 0
 

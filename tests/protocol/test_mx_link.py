@@ -786,3 +786,35 @@ def test_early_events_over_the_link(bench):
     bench.network.habits[MonitorStart] = early
     bench.monitor("3095")
     assert bench.ears.calls == [("3095", 1), ("3095", 2), ("3095", 3)]
+
+
+class TestFigures:
+    """What the link counts."""
+
+    def test_comings(self):
+        """Every try counts, and every time that the link came up."""
+        bench = Bench()
+        bench.network.mode = "refuse"
+        bench.start(1)
+        tries = len(bench.network.dialled)
+        assert tries > 1
+        assert (bench.link.attempts, bench.link.connects) == (tries, 0)
+        bench.network.mode = "accept"
+        bench.run(10)
+        bench.network.peer.end()
+        bench.run(10)
+        assert bench.link.connects == 2
+        assert bench.link.attempts == len(bench.network.dialled)
+
+    def test_events_by_name(self):
+        """Events count by the names that are known here; a stranger's names cannot fill memory."""
+        bench = Bench().start()
+        before = dict(bench.link.events)
+        for number in range(300):
+            bench.network.peer.event(UnknownEvent(name=f"Odd{number}"))
+        bench.network.peer.event(Presence())
+        bench.run(1)
+        after = dict(bench.link.events)
+        assert after.pop("other") == 300
+        assert after.pop(Presence.wire_name) == before.get(Presence.wire_name, 0) + 1
+        assert after.keys() <= before.keys()

@@ -13,7 +13,12 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from mxflex.errors import CommandRefused, LocalProtocolError, MXTimeout, MXUnavailable
-from mxflex.mx.protocol import CLOSE_SECONDS, MAX_BAD_FRAMES_IN_A_ROW
+from mxflex.mx.protocol import (
+    CLOSE_SECONDS,
+    MAX_BAD_FRAMES_IN_A_ROW,
+    CommandFigures,
+    MXProtocol,
+)
 from mxflex.simulator.faults import LOSES_FRAMING, MALFORMED
 from mxflex.wire.codec import ConnectionID
 from mxflex.wire.connection import LAST_COMMAND_ID
@@ -783,3 +788,62 @@ def test_clear_connection_confirmed_by_event(peer):
     )
     peer.event(ConnectionClearedEvent(monitor="1"))
     assert asked == [ConnectionClearedEvent(monitor="1")]
+
+
+class TestFigures:
+    """What is counted of commands."""
+
+    def test_results(self, clock):
+        """Each command counts once, by how it ended; only what the MX answered has a duration."""
+        figures = CommandFigures()
+        peer = Peer(
+            clock,
+            make_protocol=lambda: MXProtocol(
+                clock, TIMEOUT, KEEPALIVE, lambda _: None, figures=figures
+            ),
+        )
+        peer.connect().secure()
+
+        def ask():
+            outcome_of(peer.protocol.request(hold()))
+            return peer.ids()[-1]
+
+        answered = ask()
+        clock.advance(0.5)
+        peer.reply(answered, OK)
+        refused = ask()
+        clock.advance(0.25)
+        peer.reply(refused, CSTAError(text="invalidDeviceID"))
+        cancelled = peer.protocol.request(hold())
+        cancelled.addErrback(lambda failure: failure.trap(CancelledError))
+        cancelled.cancel()
+        late = ask()
+        # A sign of life, or else the connection would be looked into.
+        clock.advance(TIMEOUT / 2)
+        peer.event(ServerKeepAlive())
+        clock.advance(TIMEOUT / 2)
+        peer.reply(late, OK)
+        ask()
+        peer.lose()
+        name = HoldCall.wire_name
+        assert figures.results == {
+            (name, "answered"): 1,
+            (name, "refused"): 1,
+            (name, "cancelled"): 1,
+            (name, "timeout"): 1,
+            (name, "lost"): 1,
+        }
+        (durations,) = figures.durations.values()
+        assert list(durations.up_to())[-1][1] == 2
+        assert durations.total == pytest.approx(0.75)
+
+    def test_when_the_bytes_came(self, clock):
+        """While an event is handled it is known when its bytes came; afterwards nothing is."""
+        clock.advance(100.0)
+        seen = []
+        peer = Peer(clock, on_event=lambda _: seen.append(peer.protocol.arrived))
+        peer.connect().secure()
+        assert peer.protocol.arrived is None
+        peer.event(Presence())
+        assert seen == [clock.seconds()]
+        assert peer.protocol.arrived is None

@@ -482,3 +482,61 @@ class FanOut(RuleBasedStateMachine):
 
 
 TestFanOutMachine = FanOut.TestCase
+
+
+class TestFigures:
+    """What the hub counts."""
+
+    @pytest.fixture
+    def turn(self):
+        """What is to be done at the end of the reactor's turn."""
+        return []
+
+    @pytest.fixture
+    def arrivals(self):
+        """When the bytes came that are being handled; the last one counts."""
+        return [None]
+
+    @pytest.fixture
+    def hub(self, time, turn, arrivals):
+        hub = Hub(time, encode, gap, SIZE, turn.append, arrived=lambda: arrivals[-1])
+        hub.open("3095")
+        return hub
+
+    def test_copies(self, hub, join, turn):
+        """Every copy for a stream counts, and every event once; nobody there: no copy."""
+        publish(hub, "unheard")
+        assert turn == []
+        join()
+        join()
+        publish(hub, "one", "two")
+        turn.pop()()
+        assert hub.sent == 4
+        assert hub.published == {"e": 3}
+
+    def test_from_the_first_byte_to_the_last_stream(self, hub, join, time, turn, arrivals):
+        """A turn takes from when its first event came until its last stream has it."""
+        join()
+        join().on_send = lambda: setattr(time, "now", time.now + 0.5)
+        arrivals.append(time.now - 0.25)
+        publish(hub, "one")
+        time.now += 1.0
+        arrivals.append(time.now)
+        publish(hub, "two")
+        turn.pop()()
+        assert hub.durations.total == pytest.approx(1.75)
+        assert list(hub.durations.up_to())[-1][1] == 1
+        # The next turn has a beginning of its own.
+        arrivals.append(time.now)
+        publish(hub, "three")
+        turn.pop()()
+        assert hub.durations.total == pytest.approx(1.75)
+        assert list(hub.durations.up_to())[-1][1] == 2
+
+    def test_what_came_from_nowhere(self, hub, join, time, turn):
+        """What no byte of the MX has brought, such as the news of its loss, has no duration."""
+        join()
+        hub.publish_gap("mx-down", time.now)
+        turn.pop()()
+        assert hub.sent == 1
+        assert list(hub.durations.up_to())[-1][1] == 0

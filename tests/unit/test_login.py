@@ -402,3 +402,23 @@ class TestTime:
         knocking.cancel()
         assert isinstance(error_of(knocking), CancelledError)
         assert door.clock.calls == []
+
+
+def test_results(door):
+    """Every login counts once, by how it ended."""
+    door.knock()
+    door.check.answer()
+    door.fail()
+    for error in (MXUnavailable("away"), MXBusy("busy"), MXTimeout("late")):
+        door.fail(error=error)
+    door.fail(error=LocalProtocolError("too long"))
+    for number in range(3):
+        door.fail(login=f"somebody{number}", address="192.0.2.9")
+    error_of(door.knock(address="192.0.2.9"))
+    assert door.logins.results == {
+        "accepted": 1,
+        "refused": 4,
+        "throttled": 1,
+        "unavailable": 3,
+        "other": 1,
+    }
