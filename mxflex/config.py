@@ -83,10 +83,12 @@ class TokenSettings:
     Attributes:
         lifetime: Seconds that a token is valid.
         key: The signing key that servers share, and restarts; None for a random one at each start.
+        in_url: Whether a token may stand in the URL of a request.
     """
 
     lifetime: int = 3600
     key: bytes | None = attrs.field(default=None, repr=False)
+    in_url: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -794,6 +796,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "mx.clear_password": _plain(_flag),
     "token.lifetime": _plain(_whole, 1, 31_536_000, " of seconds"),
     "token.key": _token_key,
+    "token.in_url": _plain(_flag),
     # HTTP/2 connections are closed after 60 s of silence, so the comment must come before.
     "events.heartbeat": _plain(_seconds, 0.1, 55),
     "events.history": _plain(_whole, 0, 100_000),

@@ -85,6 +85,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
         _pattern(rf"(access(?:_|%5f)token(?:{_EQUALS}|{_COLON}|%3d)){_VALUE}"),
         rf"\1{MASK}",
     ),
+    ("ticket", _pattern(rf"(ticket(?:{_EQUALS}|{_COLON}|%3d)){_VALUE}"), rf"\1{MASK}"),
     ("eyj", re.compile(r"(?<![\w.-])[\w-]++(?:\.[\w-]*+)++"), _dotted),
     ("pass", _pattern(rf"(pass(?:word|wd|phrase)?(?:{_EQUALS}|{_COLON})){_VALUE}"), rf"\1{MASK}"),
     ("pwd", _pattern(rf"(pwd(?:{_EQUALS}|{_COLON})){_VALUE}"), rf"\1{MASK}"),
@@ -99,7 +100,16 @@ _RULES: Final[tuple[_Rule, ...]] = (
 
 # Fields of an event that are secrets whatever their value.
 _SECRET_FIELDS: Final = frozenset(
-    {"access_token", "authorization", "password", "pwd", "secret", "softphonepwd", "token"}
+    {
+        "access_token",
+        "authorization",
+        "password",
+        "pwd",
+        "secret",
+        "softphonepwd",
+        "ticket",
+        "token",
+    }
 )
 
 
@@ -107,8 +117,9 @@ class Masker:
     """Takes secrets out of text.
 
     Masked are tokens (`access_token=`, `Authorization`, `Bearer`, whatever looks like a JWT),
-    passwords by their names, and the secrets given, also as they look inside XML, JSON, a URL, or
-    hashed for the MX. A secret of fewer than `MIN_SECRET_CHARACTERS` is not looked for.
+    tickets (`ticket=`), passwords by their names, and the secrets given, also as they look inside
+    XML, JSON, a URL, or hashed for the MX. A secret of fewer than `MIN_SECRET_CHARACTERS` is not
+    looked for.
 
     Args:
         secrets: The exact secrets, such as the password of the MX.

@@ -38,6 +38,7 @@ from mxflex.gateway.login import Logins
 from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
+from mxflex.gateway.tickets import Tickets
 from mxflex.gateway.tokens import Tokens
 from mxflex.monitor.health import Health
 from mxflex.monitor.metrics import Sources, make_registry
@@ -107,7 +108,14 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         sessions,
         refusal_step=config.login.refusal_step,
     )
-    api: IResource = Api(logins, streams, calls, Contacts(link.address_book)).resource()
+    api: IResource = Api(
+        logins,
+        Tickets(clock),
+        streams,
+        calls,
+        Contacts(link.address_book),
+        token_in_url=config.token.in_url,
+    ).resource()
     if not Path(config.html).is_dir():
         log.warn("there is no folder {html}: no static files", html=config.html)
     root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))

@@ -1,4 +1,4 @@
-"""Who asks: the token, wherever it stands, and the address behind reverse proxies."""
+"""Who asks: the token or the ticket, wherever it stands, and the address behind proxies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,47 @@ from mxflex.web.fields import has_body, read_body, read_query
 _SCHEME = "bearer"
 
 
-def find_token(request: Request) -> str:
+def find_token(request: Request, *, in_url: bool) -> str:
     """Give the access token: from the header, else the body, else the URL.
 
     Source: docs/api.md, "Tokens"; RFC 6750, 2.
+
+    Args:
+        request: The request.
+        in_url: Whether one that stands in the URL counts.
 
     Raises:
         Unauthorized: There is none.
         BadRequest: The body or the query, where it had to be sought, is malformed.
     """
-    header = request.getHeader("authorization") or ""
-    scheme, _, credentials = header.partition(" ")
-    if scheme.lower() == _SCHEME and credentials.strip():
-        return credentials.strip()
-    token = _token_of_body(request) or read_query(request).text("access_token")
+    token = _token_of_header(request) or _token_of_body(request)
+    if token:
+        return token
+    token = read_query(request).text("access_token")
     if not token:
         raise Unauthorized("access token required")
+    if not in_url:
+        raise Unauthorized("an access token in the URL does not count on this server")
     return token
+
+
+def find_ticket(request: Request) -> str | None:
+    """Give the ticket of the URL, or None where there is none, or a token in the header.
+
+    Source: docs/api.md, "Tickets".
+
+    Raises:
+        BadRequest: The query, where it had to be sought, is malformed.
+    """
+    if _token_of_header(request):
+        return None
+    return read_query(request).text("ticket") or None
+
+
+def _token_of_header(request: Request) -> str:
+    header = request.getHeader("authorization") or ""
+    scheme, _, credentials = header.partition(" ")
+    return credentials.strip() if scheme.lower() == _SCHEME else ""
 
 
 def _token_of_body(request: Request) -> str | None:

@@ -20,8 +20,9 @@ from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Logins
+from mxflex.gateway.tickets import Tickets
 from mxflex.gateway.tokens import Identity
-from mxflex.web.access import find_token
+from mxflex.web.access import find_ticket, find_token
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
 from mxflex.web.listings import ContactList, encode_calls
@@ -42,27 +43,38 @@ class Api:
 
     Args:
         logins: Logins and logouts.
+        tickets: What opens streams instead of a token.
         streams: Event streams.
         calls: Call control.
         contacts: The address book.
+        token_in_url: Whether a token may stand in the URL.
     """
 
     app = Klein()
 
     def __init__(
-        self, logins: Logins, streams: EventStreams, calls: Calls, contacts: Contacts
+        self,
+        logins: Logins,
+        tickets: Tickets,
+        streams: EventStreams,
+        calls: Calls,
+        contacts: Contacts,
+        *,
+        token_in_url: bool,
     ) -> None:
         self._logins = logins
+        self._tickets = tickets
         self._streams = streams
         self._calls = calls
         self._contacts = ContactList(contacts)
+        self._token_in_url = token_in_url
 
     def resource(self) -> Routes:
         """Give all routes as one web resource."""
         return Routes(self.app)
 
     def _identify(self, request: Request) -> Identity:
-        return self._logins.identify(find_token(request))
+        return self._logins.identify(find_token(request, in_url=self._token_in_url))
 
     # --- Who ----------------------------------------------------------------------------------
 
@@ -88,12 +100,19 @@ class Api:
         await self._logins.log_out(self._identify(request))
         send_nothing(request)
 
+    @app.route("/ticket", methods=["POST"])
+    def ticket(self, request: Request) -> bytes:
+        """Give what opens one event stream."""
+        ticket = self._tickets.issue(self._identify(request))
+        return send_json(request, {"ticket": ticket.text, "expires_in": ticket.expires_in})
+
     # --- What happens -------------------------------------------------------------------------
 
     @app.route("/events", methods=["GET"])
     async def events(self, request: SiteRequest) -> IResource:
         """Stream the events of the user's extension for as long as the client listens."""
-        identity = self._identify(request)
+        ticket = find_ticket(request)
+        identity = self._tickets.redeem(ticket) if ticket else self._identify(request)
         accept = read_list(request, "accept")
         # An empty list excludes nothing.
         if accept and not parse_accept_header(accept, MIMEAccept)[EVENT_STREAM]:

@@ -380,3 +380,17 @@ async def test_the_token_of_a_logged_address_is_masked(daemon):
     await running.get(f"/api/contacts?a=1&access_token={token}&b=2")
     (line,) = [line for line in running.log.of("mxflex.access") if "/api/contacts" in line]
     assert " GET /api/contacts?a=1&access_token=***&b=2 200 " in line
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_ticket_of_a_logged_address_is_masked(daemon):
+    """The access log shows `ticket=***` where a ticket stood, however it was spelled."""
+    running = await daemon()
+    ticket = (await running.post("/api/ticket", token=await running.log_in())).json["ticket"]
+    stream = await running.open_stream(None, query=f"?lastEventId=1&%74icket={ticket}")
+    assert stream.status == 200
+    stream.abort()
+    await running.when(lambda: any("/api/events" in line for line in running.log.lines))
+    (line,) = [line for line in running.log.of("mxflex.access") if "/api/events" in line]
+    assert " GET /api/events?lastEventId=1&ticket=*** 200 " in line
+    assert not any(ticket in line for line in running.log.lines)

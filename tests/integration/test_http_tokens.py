@@ -109,6 +109,25 @@ async def test_a_body_of_get_holds_no_token(daemon):
     assert (await running.raw("GET", "/api/contacts", FORM, body=body)).status == 401
 
 
+@pytest_twisted.ensureDeferred
+async def test_tokens_in_urls_can_be_switched_off(daemon):
+    """With `token.in_url: false` one in the URL is none, and the answer says so; others count."""
+    running = await daemon(token={"key": KEY, "in_url": False})
+    for method, path in (
+        ("GET", "/api/contacts"),
+        ("GET", "/api/events"),
+        ("POST", "/api/logout"),
+        ("POST", "/api/ticket"),
+    ):
+        reply = await running.raw(method, f"{path}?access_token={signed()}")
+        assert (reply.status, reply.header("www-authenticate")) == (401, BARE)
+        assert reply.error == "an access token in the URL does not count on this server"
+    assert (await running.raw("GET", "/api/contacts")).error == "access token required"
+    assert (await running.raw("GET", "/api/contacts", token=signed())).status == 200
+    body = f"access_token={signed()}".encode()
+    assert (await running.raw("POST", "/api/ticket", FORM, body=body)).status == 200
+
+
 GOOD, BAD = "good", "bad"
 
 
@@ -145,6 +164,7 @@ async def test_the_first_place_that_has_a_token_counts(daemon, header, body, que
     [
         ("GET", "/api/logout"),
         ("POST", "/api/logout"),
+        ("POST", "/api/ticket"),
         ("GET", "/api/events"),
         ("GET", "/api/contacts"),
         ("GET", "/api/calls"),

@@ -62,7 +62,7 @@ mx: {
         listen=(),
         html="html",
         mx=MXSettings(host="192.0.2.10", port=7778, login="mxflex", password="secret"),
-        token=config.TokenSettings(lifetime=3600, key=None),
+        token=config.TokenSettings(lifetime=3600, key=None, in_url=True),
         events=config.EventSettings(
             heartbeat=15.0,
             history=256,
@@ -298,6 +298,7 @@ def test_mistakes_in_the_text(text, line):
         ("token: {lifetime: 31536001}", "token.lifetime", "from 1 to 31536000"),
         ("token: {lifetime: true}", "token.lifetime", "a whole number"),
         ("token: {lifetime: 60.5}", "token.lifetime", "a whole number"),
+        ("token: {in_url: 'no'}", "token.in_url", "expected true or false"),
         ("token: {key: short}", "token.key", "expected text of 32 bytes or more"),
         (f"token: {{key: {'k' * 31}}}", "token.key", "expected text of 32 bytes or more"),
         ("events: {heartbeat: 0}", "events.heartbeat", "seconds, a number from 0.1 to 55"),
