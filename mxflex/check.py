@@ -31,7 +31,13 @@ from mxflex.certs.store import check_pair
 from mxflex.config import Config, load_file
 from mxflex.errors import ConfigError, MXFlexError, MXUnavailable
 from mxflex.mx.session import log_out, server_login
-from mxflex.service import main_endpoints, make_acme_http, make_dialer, plain_endpoints
+from mxflex.service import (
+    SYSTEMD,
+    main_endpoints,
+    make_acme_http,
+    make_dialer,
+    plain_endpoints,
+)
 
 
 class _Note(Exception):
@@ -118,9 +124,11 @@ async def _try_mx(config: Config, reactor: Any) -> str:
 
 
 async def _try_port(description: str, reactor: Any) -> str:
+    if description.startswith(SYSTEMD):
+        raise _Note("systemd opens it; it cannot be tried from here")
     try:
         port = await serverFromString(reactor, description).listen(Factory())
-    except (CannotListenError, TypeError, KeyError) as error:
+    except (CannotListenError, TypeError, LookupError) as error:
         raise ValueError(str(error)) from error
     await maybeDeferred(port.stopListening)
     return "free"

@@ -34,7 +34,7 @@ def build(reactor: IReactorTime, environ: Mapping[str, str]) -> MultiService:
     """
     simulator = demo_service(reactor)
     config = _config(simulator, environ)
-    daemon = service.build(config, reactor)
+    daemon = service.build(config, reactor, environ)
     link = daemon.getServiceNamed(ServerLink.name)
     link.listen(_Welcome(config, simulator))
     demo = _InTurn()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pem
@@ -43,6 +43,7 @@ from mxflex.gateway.tokens import Tokens
 from mxflex.monitor.health import Health
 from mxflex.monitor.metrics import Sources, make_registry
 from mxflex.monitor.site import MonitorSite
+from mxflex.monitor.systemd import SystemdNotifier
 from mxflex.mx.link import ServerLink
 from mxflex.mx.session import Dialer
 from mxflex.mx.tls import PeerPolicy
@@ -63,13 +64,22 @@ BACKLOG = 1024
 # Files that are open beside the event streams: ports, the link, logins on their way to the MX,
 # other requests.
 OTHER_FILES = 512
+# How endpoints begin whose sockets systemd opens.
+SYSTEMD = "systemd:"
 
 
-def build(config: Config, reactor: IReactorTime) -> MultiService:
+def build(
+    config: Config, reactor: IReactorTime, environ: Mapping[str, str] | None = None
+) -> MultiService:
     """Make the daemon, not yet started.
 
     When it stops, its children stop from the last to the first: no new requests, then the streams
     end, then the link takes its leave from the MX.
+
+    Args:
+        config: What it shall be.
+        reactor: Where it will run.
+        environ: The environment, where systemd says how it wants to be told of the daemon.
 
     Raises:
         ConfigError: A value is of the right form but cannot be used: a CA file without
@@ -147,6 +157,9 @@ def build(config: Config, reactor: IReactorTime) -> MultiService:
         monitor = MonitorSite(Health(clock, link, certificate), make_registry(sources), reactor)
         for description in config.monitor.listen:
             _Listener(reactor, description, monitor, "monitor.listen").setServiceParent(daemon)
+    systemd = SystemdNotifier(reactor, environ or {})
+    link.listen(systemd)
+    systemd.setServiceParent(daemon)
     return daemon
 
 
@@ -365,8 +378,10 @@ class _Listener(StreamServerEndpointService):
     ) -> None:
         try:
             endpoint = serverFromString(reactor, _with_backlog(description))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
+            if description.startswith(SYSTEMD):
+                expected = f"systemd has given this process no socket for {description!r}"
             raise ConfigError("", key, expected) from error
         super().__init__(endpoint, factory)
         self._description = description

@@ -111,7 +111,7 @@ def _configured(options: Options, reactor: Any) -> tuple[IService, list[str]]:
     from mxflex import service  # noqa: PLC0415
 
     try:
-        return service.build(settings, reactor), secrets
+        return service.build(settings, reactor, os.environ), secrets
     except ConfigError as error:
         # What is built does not know where its values stand.
         raise ConfigError(error.source or path, error.key, error.expected) from error

@@ -1,1 +1,1 @@
-"""What those who look after the daemon see: its figures, and whether it is ready."""
+"""What those who look after the daemon see: its figures, whether it is ready and lives."""

@@ -145,7 +145,8 @@ def test_wheel_holds_what_it_should(wheel):
     assert names == (
         files_below("mxflex", "*.py")
         | {"twisted/plugins/mxflex_plugin.py"}
-        | {f"{data}mxflex.yaml.sample", f"{data}mxflex.service"}
+        | {f"{data}mxflex.yaml.sample"}
+        | {data + name.removeprefix("contrib/") for name in files_below("contrib")}
         | {data + name for name in files_below("html")}
     )
 

@@ -86,6 +86,21 @@ async def test_all_is_wrong(capsys, tmp_path, mx):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_socket_of_systemd(capsys, tmp_path, mx, page):
+    """A socket that only the service gets from systemd is no mistake, and is not tried."""
+    status, lines = await check_lines(
+        capsys,
+        tmp_path,
+        f"listen: ['systemd:domain=INET:index=0']\nhtml: '{page}'\n"
+        f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}",
+    )
+    assert status == 0
+    assert lines[3] == (
+        "note port systemd:domain=INET:index=0: systemd opens it; it cannot be tried from here"
+    )
+
+
+@pytest_twisted.ensureDeferred
 async def test_nobody_there(capsys, tmp_path, page):
     """An MX that cannot be reached is told with the reason."""
     _, lines = await check_lines(

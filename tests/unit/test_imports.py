@@ -21,7 +21,7 @@ MAY_SEE = {
     "mx": {"wire", "config", "measures"},
     "gateway": {"wire", "mx", "config", "measures"},
     "web": {"wire", "mx", "gateway", "config"},
-    "monitor": {"mx", "gateway", "web", "certs", "measures"},
+    "monitor": {"wire", "mx", "gateway", "web", "certs", "measures"},
     "service": {"wire", "mx", "gateway", "web", "certs", "config", "monitor"},
     "demo": {"service", "simulator", "config", "mx", "wire"},
     "check": {"service", "certs", "config", "mx"},
