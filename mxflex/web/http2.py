@@ -315,6 +315,8 @@ class Connection(H2Connection):
         # Streams whose client has shut their window, and when their time is up; the first to be
         # reset comes first.
         self.shut: dict[Stream, float] = {}
+        # The same for those whose requests are not whole yet.
+        self._incoming: dict[Stream, float] = {}
         self._cutting: IDelayedCall | None = None
         # Parts of frames that go out together; see `FrameWriter`.
         self.corked: list[bytes] = []
@@ -413,6 +415,7 @@ class Connection(H2Connection):
             stream_id, self, event.headers, self.requestFactory, self.site, self.factory
         )
         self.streams[stream_id] = stream
+        self._give_time(self._incoming, stream)
         if stream.refusal is not None:
             self.refuse(stream)
         return True
@@ -433,6 +436,7 @@ class Connection(H2Connection):
         stream = self.streams.get(event.stream_id or 0)
         if stream is None:
             return
+        self._incoming.pop(stream, None)
         if stream.refusal is None:
             stream.requestComplete()
         else:
@@ -449,6 +453,7 @@ class Connection(H2Connection):
         stream = self.streams.pop(streamID)
         self.ready.pop(stream, None)
         self.shut.pop(stream, None)
+        self._incoming.pop(stream, None)
 
     def _drop(self, stream_id: int, reason: BaseException | None) -> None:
         """Forget a stream that is closed to the core, and tell its request. Idempotent."""
@@ -689,20 +694,28 @@ class Connection(H2Connection):
     def _wait_for_window(self, stream: Stream) -> None:
         stream.flowControlBlocked()
         if stream.queue and stream not in self.shut:
-            self.shut[stream] = self._reactor.seconds() + self.timeOut
-            if self._cutting is None:
-                self._cutting = self._reactor.callLater(self.timeOut, self._cut)
+            self._give_time(self.shut, stream)
+
+    def _give_time(self, late: dict[Stream, float], stream: Stream) -> None:
+        """Let a stream be reset if it is still there when its time is up."""
+        late[stream] = self._reactor.seconds() + self.timeOut
+        if self._cutting is None:
+            self._cutting = self._reactor.callLater(self.timeOut, self._cut)
 
     def _cut(self) -> None:
-        """Reset the streams whose windows have been shut for too long."""
+        """Reset the streams whose time is up."""
         self._cutting = None
         now = self._reactor.seconds()
-        for stream in [each for each, until in self.shut.items() if until <= now]:
-            log.info("an HTTP/2 stream that is not read is reset")
-            self.abortRequest(stream.streamID)
-        if self.shut and self._stillProducing:
-            wait = max(0.0, next(iter(self.shut.values())) - now)
-            self._cutting = self._reactor.callLater(wait, self._cut)
+        for late, what in (
+            (self.shut, "stream that is not read"),
+            (self._incoming, "slow request"),
+        ):
+            for stream in [each for each, until in late.items() if until <= now]:
+                log.info("an HTTP/2 {what} is reset", what=what)
+                self.abortRequest(stream.streamID)
+        waits = [next(iter(late.values())) for late in (self.shut, self._incoming) if late]
+        if waits and self._stillProducing:
+            self._cutting = self._reactor.callLater(max(0.0, min(waits) - now), self._cut)
 
 
 def _take(queue: deque[Any], limit: int) -> bytes:

@@ -73,6 +73,21 @@ class Channel(HTTPChannel):
     site: MXFlexSite
     transport: ITCPTransport
     _refused = False
+    # Whether a request has come in part.
+    _begun = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; a request has its time from its first byte on, however it drips in.
+
+        Twisted begins the time anew with each byte, so that a few thousand of them held a
+        connection for days.
+        """
+        if self._refused:
+            return
+        if not self._begun:
+            self._begun = True
+            self.resetTimeout()
+        LineReceiver.dataReceived(self, data)
 
     def refuse(self, status: bytes, text: bytes) -> None:
         """Answer without a request that could carry the answer, and close. Idempotent."""
@@ -92,7 +107,6 @@ class Channel(HTTPChannel):
         access_log.info("{address} refused: {status}", address=peer, status=status.decode("ascii"))
         # Whatever else has come on this connection cannot be trusted to be a request.
         self.clearLineBuffer()
-        self.dataReceived = _ignore  # type: ignore[method-assign]
         self._linger()
 
     def _linger(self) -> None:
@@ -139,6 +153,7 @@ class Channel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Answer the request, unless it has been refused already."""
+        self._begun = False
         if not self._refused:
             super().allContentReceived()
 
@@ -198,10 +213,6 @@ _LASTING = (
     "streamingProducer",
     "uri",
 )
-
-
-def _ignore(_data: bytes) -> None:
-    """Drop bytes of a connection that is being closed."""
 
 
 class Request(TwistedRequest):

@@ -236,6 +236,33 @@ async def test_a_stream_that_is_not_read_is_reset_alone(secure):
 
 
 @pytest_twisted.ensureDeferred
+async def test_requests_that_drip_in_are_reset_alone(secure):
+    """A body that comes byte by byte, or not at all, has the idle time and no more.
+
+    What else is alive on the connection, such as an event stream, does not lengthen it.
+    """
+    server = await secure(events={"heartbeat": 0.1})
+    server.site.timeOut = 0.5
+    client = await server.connect()
+    stream = await client.open_stream(await client.log_in())
+    silent = [client.begin("POST", "/api/login", end=False) for _ in range(20)]
+    dripping = [client.begin("POST", "/api/login", end=False) for _ in range(20)]
+    while dripping:
+        for stream_id in dripping:
+            client.conn.send_data(stream_id, b"x")
+        client.flush()
+        await client.when_ponged()
+        dripping = [each for each in dripping if not client.exchanges[each].over]
+    for stream_id in silent:
+        assert (await client.answer(stream_id)).reset == ErrorCodes.CANCEL
+    await server.when(lambda: len(server.connection.streams) == 1)
+    tell(server, 1, 0)
+    await client.when(lambda: stream.events)
+    assert numbers(stream) == [1]
+    assert not server.connection._incoming
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_idle_connection_is_closed(secure):
     """A connection without requests is closed in order after the idle time, pings or not."""
     server = await secure()
