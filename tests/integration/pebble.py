@@ -101,10 +101,14 @@ class Command(ProcessProtocol):
         await self.when(lambda: self.ended)
         return self.status
 
+    def signal(self, name):
+        """Send it a signal."""
+        self._process.signalProcess(name)
+
     async def stop(self, signal="TERM"):
         """End it, and wait for that. Idempotent."""
         if not self.ended:
-            self._process.signalProcess(signal)
+            self.signal(signal)
             await self.when_ended()
 
 
