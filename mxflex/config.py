@@ -83,11 +83,13 @@ class TokenSettings:
     Attributes:
         lifetime: Seconds that a token is valid.
         key: The signing key that servers share, and restarts; None for a random one at each start.
+        max_age: Seconds since the login that renewed tokens may last. 0: none are renewed.
         in_url: Whether a token may stand in the URL of a request.
     """
 
     lifetime: int = 3600
     key: bytes | None = attrs.field(default=None, repr=False)
+    max_age: int = 43_200
     in_url: bool = True
 
 
@@ -99,7 +101,7 @@ class EventSettings:
         heartbeat: Seconds between comments on a quiet stream.
         history: Events kept for each extension and each other topic.
         max_unsent: Bytes that a slow reader may owe before it is cut off.
-        max_per_token: Streams that may be open with one token.
+        max_per_token: Streams that may be open with one token, and those renewed from it.
         max_per_address: Streams that may be open from one address; in IPv6 from a /64.
         max_streams: Streams that may be open in all.
     """
@@ -796,6 +798,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "mx.clear_password": _plain(_flag),
     "token.lifetime": _plain(_whole, 1, 31_536_000, " of seconds"),
     "token.key": _token_key,
+    "token.max_age": _plain(_whole, 0, 31_536_000, " of seconds"),
     "token.in_url": _plain(_flag),
     # HTTP/2 connections are closed after 60 s of silence, so the comment must come before.
     "events.heartbeat": _plain(_seconds, 0.1, 55),

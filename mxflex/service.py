@@ -114,7 +114,7 @@ def build(
         reactor,
         LoginCheck(dialer, config.login.parallel, config.login.queue),
         Throttle(config.login.max_failures, config.login.window),
-        Tokens(config.token.lifetime, config.token.key),
+        Tokens(config.token.lifetime, config.token.key, config.token.max_age),
         sessions,
         refusal_step=config.login.refusal_step,
     )

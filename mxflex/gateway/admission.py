@@ -21,7 +21,7 @@ class Place:
     """What an open stream counts as.
 
     Attributes:
-        identity: Whom it is for: what a token says is no other token's.
+        identity: Whom it is for.
         network: Where its client is.
     """
 
@@ -36,7 +36,7 @@ class Admission:
     those on memory.
 
     Args:
-        max_per_token: Streams with one token.
+        max_per_token: Streams with one token, and those renewed from it.
         max_per_address: Streams from one address; in IPv6 from a /64.
         max_streams: Streams in all.
 
@@ -49,7 +49,8 @@ class Admission:
         self._max_per_token = max_per_token
         self._max_per_address = max_per_address
         self._max_streams = max_streams
-        self._of_token: dict[Identity, int] = {}
+        # By login: a token that was renewed counts as the one before.
+        self._of_token: dict[Hashable, int] = {}
         self._of_network: dict[str, int] = {}
         self.open = 0
         self.refused = {"max_per_token": 0, "max_per_address": 0, "max_streams": 0, "stopping": 0}
@@ -70,7 +71,7 @@ class Admission:
             self.refused["stopping"] += 1
             raise ServiceUnavailable("the server is about to stop", RETRY_SECONDS)
         network = network_of(address)
-        if self._of_token.get(identity, 0) >= self._max_per_token:
+        if self._of_token.get(identity.login, 0) >= self._max_per_token:
             self.refused["max_per_token"] += 1
             raise TooManyRequests("too many event streams with this token", RETRY_SECONDS)
         if self._of_network.get(network, 0) >= self._max_per_address:
@@ -79,14 +80,14 @@ class Admission:
         if self.open >= self._max_streams:
             self.refused["max_streams"] += 1
             raise ServiceUnavailable("too many event streams on this server", RETRY_SECONDS)
-        self._of_token[identity] = self._of_token.get(identity, 0) + 1
+        self._of_token[identity.login] = self._of_token.get(identity.login, 0) + 1
         self._of_network[network] = self._of_network.get(network, 0) + 1
         self.open += 1
         return Place(identity, network)
 
     def leave(self, place: Place) -> None:
         """Count a stream no more."""
-        _take_one(self._of_token, place.identity)
+        _take_one(self._of_token, place.identity.login)
         _take_one(self._of_network, place.network)
         self.open -= 1
 

@@ -37,7 +37,7 @@ _RESULTS: dict[type[Exception], str] = {
 
 @attrs.frozen(kw_only=True)
 class Grant:
-    """What a login gives.
+    """What a login, or a renewal, gives.
 
     Attributes:
         token: The access token.
@@ -154,6 +154,20 @@ class Logins:
             InvalidToken: It is not a token of this server, or has ended.
         """
         return self._tokens.verify(token, self._now())
+
+    async def renew(self, identity: Identity) -> Grant:
+        """Give a token that goes on for one that is good, without asking the MX for the person.
+
+        The extension is watched until its end, at least.
+
+        Raises:
+            Forbidden: The login lies too far back.
+            NotMonitored: The user has logged out.
+            MXUnavailable: The extension was not watched yet, and the MX refuses the monitor.
+        """
+        token, renewed = self._tokens.renew(identity, self._now())
+        await self._sessions.resume(renewed.ext, renewed.expires_at)
+        return Grant(token=token, expires_in=renewed.expires_at - int(self._now()))
 
     async def log_out(self, identity: Identity) -> None:
         """Stop watching the extension; its streams end, its tokens stay good. Idempotent."""

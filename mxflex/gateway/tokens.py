@@ -9,13 +9,14 @@ import hmac
 import json
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
 
 import attrs
 import jwt
 
-from mxflex.errors import InvalidToken
+from mxflex.errors import Forbidden, InvalidToken
 
 ALGORITHM = "HS256"
 KEY_BYTES = 64
@@ -36,12 +37,19 @@ class Identity:
         ext: The person's extension.
         jid: The person's user id, over 2**53.
         expires_at: When the token ends, in seconds since the epoch.
+        auth_time: When the person has logged in, in seconds since the epoch.
     """
 
     mx: str
     ext: str
     jid: int
     expires_at: int
+    auth_time: int
+
+    @property
+    def login(self) -> Hashable:
+        """What all tokens of one login share, however often they were renewed."""
+        return (self.mx, self.ext, self.jid, self.auth_time)
 
 
 class Tokens:
@@ -50,29 +58,43 @@ class Tokens:
     Args:
         lifetime: Seconds that a token lasts.
         key: The secret that signs; None makes a random one, so that tokens end with the process.
+        max_age: Seconds since the login that renewed tokens may last. 0: none are renewed.
     """
 
-    def __init__(self, lifetime: int, key: bytes | None = None) -> None:
+    def __init__(self, lifetime: int, key: bytes | None = None, max_age: int = 0) -> None:
         self.lifetime = lifetime
+        self._max_age = max_age
         self._key = key or secrets.token_bytes(KEY_BYTES)
         self._read = lru_cache(MAX_REMEMBERED)(self._read_anew)
 
     def issue(self, *, mx: str, ext: str, jid: int, now: float) -> tuple[str, Identity]:
         """Make a token and say what it stands for."""
-        identity = Identity(mx=mx, ext=ext, jid=jid, expires_at=int(now) + self.lifetime)
-        claims = {
-            "mx": mx,
-            "ext": ext,
-            # RFC 7519 wants text here, the owner's clients read a number.
-            "sub": jid,
-            "iat": int(now) - CLOCK_SKEW_SECONDS,
-            "exp": identity.expires_at,
-        }
+        expires_at = int(now) + self.lifetime
+        identity = Identity(mx=mx, ext=ext, jid=jid, expires_at=expires_at, auth_time=int(now))
+        return self._sign(_claims(identity, now)), identity
+
+    def renew(self, identity: Identity, now: float) -> tuple[str, Identity]:
+        """Make a token that goes on for one that is good, and say what it stands for.
+
+        Source: `auth_time` is OpenID Connect's word (Core 1.0, 2).
+
+        Raises:
+            Forbidden: The login lies too far back for a token that would last any longer.
+        """
+        last = identity.auth_time + self._max_age
+        if last <= identity.expires_at:
+            raise Forbidden("the login is too old to be renewed, log in again")
+        renewed = attrs.evolve(identity, expires_at=min(int(now) + self.lifetime, last))
+        # The token of a login has the contract's claims alone, and tells by `iat` when it was.
+        claims = {**_claims(renewed, now), "auth_time": renewed.auth_time}
+        return self._sign(claims), renewed
+
+    def _sign(self, claims: dict[str, str | int]) -> str:
         # PyJWT would look at the key anew each time: whether it is a certificate, or JSON. It takes
         # several times as long as all the rest, and is for those that verify.
         signed = _HEADER + b"." + _base64url(_to_json(claims).encode("ascii"))
         signature = hmac.digest(self._key, signed, "sha256")
-        return (signed + b"." + _base64url(signature)).decode("ascii"), identity
+        return (signed + b"." + _base64url(signature)).decode("ascii")
 
     def verify(self, token: str, now: float) -> Identity:
         """Give whom a token speaks for.
@@ -106,8 +128,23 @@ class Tokens:
         if not _has_the_right_types(claims):
             raise InvalidToken("the access token is not valid")
         return Identity(
-            mx=claims["mx"], ext=claims["ext"], jid=claims["sub"], expires_at=claims["exp"]
+            mx=claims["mx"],
+            ext=claims["ext"],
+            jid=claims["sub"],
+            expires_at=claims["exp"],
+            auth_time=claims.get("auth_time", claims["iat"] + CLOCK_SKEW_SECONDS),
         )
+
+
+def _claims(identity: Identity, now: float) -> dict[str, str | int]:
+    return {
+        "mx": identity.mx,
+        "ext": identity.ext,
+        # RFC 7519 wants text here, the owner's clients read a number.
+        "sub": identity.jid,
+        "iat": int(now) - CLOCK_SKEW_SECONDS,
+        "exp": identity.expires_at,
+    }
 
 
 def _base64url(data: bytes) -> bytes:
@@ -120,7 +157,7 @@ _HEADER = _base64url(_to_json({"alg": ALGORITHM, "typ": "JWT"}).encode("ascii"))
 
 
 def _has_the_right_types(claims: dict[str, Any]) -> bool:
-    numbers = (claims["sub"], claims["iat"], claims["exp"])
+    numbers = (claims["sub"], claims["iat"], claims["exp"], claims.get("auth_time", 0))
     return (
         all(type(number) is int for number in numbers)
         and isinstance(claims["mx"], str)

@@ -19,7 +19,7 @@ from mxflex.errors import BadRequest, NotAcceptable
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import CALLS_ALONE, Topic
-from mxflex.gateway.login import Logins
+from mxflex.gateway.login import Grant, Logins
 from mxflex.gateway.tickets import Tickets
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_ticket, find_token
@@ -84,15 +84,12 @@ class Api:
         fields = read_body(request)
         login = fields.required("login", "login required")
         password = fields.secret("password", "password required")
-        grant = await self._logins.log_in(login, password, request.address)
-        return send_json(
-            request,
-            {
-                "token_type": "Bearer",
-                "access_token": grant.token,
-                "expires_in": grant.expires_in,
-            },
-        )
+        return _send_grant(request, await self._logins.log_in(login, password, request.address))
+
+    @app.route("/token", methods=["POST"])
+    async def token(self, request: Request) -> bytes:
+        """Give a new token for one that is still good."""
+        return _send_grant(request, await self._logins.renew(self._identify(request)))
 
     @app.route("/logout", methods=["GET", "POST"])
     async def logout(self, request: Request) -> None:
@@ -233,6 +230,15 @@ Api.app.url_map.merge_slashes = False
 # werkzeug adds HEAD wherever GET is allowed; a stream has no length to tell.
 for _rule in Api.app.url_map.iter_rules("events"):
     _rule.methods = {"GET"}
+
+
+def _send_grant(request: Request, grant: Grant) -> bytes:
+    answer = {
+        "token_type": "Bearer",
+        "access_token": grant.token,
+        "expires_in": grant.expires_in,
+    }
+    return send_json(request, answer)
 
 
 def _connection(

@@ -165,6 +165,7 @@ async def test_the_first_place_that_has_a_token_counts(daemon, header, body, que
         ("GET", "/api/logout"),
         ("POST", "/api/logout"),
         ("POST", "/api/ticket"),
+        ("POST", "/api/token"),
         ("GET", "/api/events"),
         ("GET", "/api/contacts"),
         ("GET", "/api/calls"),

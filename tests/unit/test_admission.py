@@ -13,8 +13,8 @@ from mxflex.gateway.tokens import Identity
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 
 
-def identity(ext="3095", jid=1, expires_at=1000):
-    return Identity(mx="63022", ext=ext, jid=jid, expires_at=expires_at)
+def identity(ext="3095", jid=1, auth_time=1000, expires_at=4600):
+    return Identity(mx="63022", ext=ext, jid=jid, expires_at=expires_at, auth_time=auth_time)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
@@ -39,13 +39,14 @@ def test_streams_of_a_token(limit):
 
 
 def test_what_a_token_is():
-    """Tokens differ by person, extension or end; the same claims are the same token."""
+    """Tokens differ by person, extension or login; one that was renewed is the same token."""
     admission = Admission(1, 1000, 1000)
     admission.admit(identity(), HERE)
-    for other in (identity(ext="3044"), identity(jid=2), identity(expires_at=1001)):
+    for other in (identity(ext="3044"), identity(jid=2), identity(auth_time=1001)):
         admission.admit(other, HERE)
-    with pytest.raises(TooManyRequests):
-        admission.admit(identity(), HERE)
+    for same in (identity(), identity(expires_at=4601)):
+        with pytest.raises(TooManyRequests):
+            admission.admit(same, HERE)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])

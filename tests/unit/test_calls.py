@@ -883,7 +883,13 @@ TestCompany = Company.TestCase
 
 # --- Commands -----------------------------------------------------------------------------------
 
-USER = Identity(mx="63022", ext=ME, jid=43884851147406145, expires_at=int(NOW) + 3600)
+USER = Identity(
+    mx="63022",
+    ext=ME,
+    jid=43884851147406145,
+    expires_at=int(NOW) + 3600,
+    auth_time=int(NOW),
+)
 
 
 class Office:

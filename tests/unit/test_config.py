@@ -62,7 +62,7 @@ mx: {
         listen=(),
         html="html",
         mx=MXSettings(host="192.0.2.10", port=7778, login="mxflex", password="secret"),
-        token=config.TokenSettings(lifetime=3600, key=None, in_url=True),
+        token=config.TokenSettings(lifetime=3600, key=None, max_age=43200, in_url=True),
         events=config.EventSettings(
             heartbeat=15.0,
             history=256,
@@ -298,6 +298,8 @@ def test_mistakes_in_the_text(text, line):
         ("token: {lifetime: 31536001}", "token.lifetime", "from 1 to 31536000"),
         ("token: {lifetime: true}", "token.lifetime", "a whole number"),
         ("token: {lifetime: 60.5}", "token.lifetime", "a whole number"),
+        ("token: {max_age: -1}", "token.max_age", "seconds from 0 to 31536000"),
+        ("token: {max_age: 31536001}", "token.max_age", "seconds from 0 to 31536000"),
         ("token: {in_url: 'no'}", "token.in_url", "expected true or false"),
         ("token: {key: short}", "token.key", "expected text of 32 bytes or more"),
         (f"token: {{key: {'k' * 31}}}", "token.key", "expected text of 32 bytes or more"),
@@ -569,12 +571,12 @@ def test_fingerprint(spelling):
 def test_bounds_are_inclusive():
     """The bounds that the errors name are themselves allowed."""
     loaded = of(
-        f"token: {{lifetime: 1, key: {'é' * 16}}}\n"
+        f"token: {{lifetime: 1, max_age: 0, key: {'é' * 16}}}\n"
         "events: {heartbeat: 0.1, history: 0, max_unsent: 65536,"
         " max_per_token: 1, max_per_address: 1, max_streams: 1}\n"
         "login: {max_failures: 1, window: 1, parallel: 1, queue: 0, refusal_step: 0}\n"
     )
-    assert loaded.token.lifetime == 1
+    assert (loaded.token.lifetime, loaded.token.max_age) == (1, 0)
     assert loaded.token.key == ("é" * 16).encode()
     assert loaded.events == config.EventSettings(
         heartbeat=0.1,

@@ -20,6 +20,7 @@ from mxflex.errors import (
     MXBusy,
     MXTimeout,
     MXUnavailable,
+    NotMonitored,
     TooManyRequests,
 )
 from mxflex.gateway.login import Logins
@@ -68,6 +69,7 @@ class Watch:
 
     def __init__(self):
         self.opened = []
+        self.resumed = []
         self.closed = []
         self.error = None
         self.slow = None
@@ -76,6 +78,11 @@ class Watch:
         self.opened.append((ext, expires_at))
         if self.slow is not None:
             await self.slow
+        if self.error is not None:
+            raise self.error
+
+    async def resume(self, ext, expires_at):
+        self.resumed.append((ext, expires_at))
         if self.error is not None:
             raise self.error
 
@@ -91,7 +98,7 @@ class Door:
         self.clock.advance(NOW)
         self.check, self.watch = Check(), Watch()
         self.throttle = Throttle(max_failures, 300)
-        self.tokens = Tokens(3600, b"k" * 64)
+        self.tokens = Tokens(3600, b"k" * 64, 7200)
         self.logins = Logins(
             self.clock,
             self.check,
@@ -145,6 +152,7 @@ def test_fakes_are_like_what_they_stand_for():
     """The fakes have the methods that are used, with the same parameters."""
     assert parameters(Check.verify) == parameters(LoginCheck.verify)
     assert parameters(Watch.open) == parameters(Sessions.open)
+    assert parameters(Watch.resume) == parameters(Sessions.resume)
     assert parameters(Watch.close) == parameters(Sessions.close)
 
 
@@ -207,6 +215,48 @@ class TestGoodLogins:
         knocking = door.knock()
         door.check.answer(attrs.evolve(ME, jid=jid))
         assert door.logins.identify(result_of(knocking).token).jid == jid
+
+
+class TestRenewals:
+    """Tokens that go on without the password."""
+
+    def identity(self, door):
+        knocking = door.knock()
+        door.check.answer()
+        return door.logins.identify(result_of(knocking).token)
+
+    def test_grant(self, door):
+        """The MX is not asked; the extension is watched until the new token's end."""
+        identity = self.identity(door)
+        door.now += 3000
+        grant = result_of(Deferred.fromCoroutine(door.logins.renew(identity)))
+        assert grant.expires_in == 3600
+        assert door.watch.resumed == [("3095", int(NOW) + 6600)]
+        assert door.check.asked == []
+        renewed = door.logins.identify(grant.token)
+        assert renewed == attrs.evolve(identity, expires_at=int(NOW) + 6600)
+
+    def test_the_last_one(self, door):
+        """What is left of the age is told; beyond it the login is too old."""
+        identity = self.identity(door)
+        door.now += 3599
+        grant = result_of(Deferred.fromCoroutine(door.logins.renew(identity)))
+        door.now += 100
+        identity = door.logins.identify(grant.token)
+        grant = result_of(Deferred.fromCoroutine(door.logins.renew(identity)))
+        assert grant.expires_in == 7200 - 3699
+        identity = door.logins.identify(grant.token)
+        watched = list(door.watch.resumed)
+        error = error_of(Deferred.fromCoroutine(door.logins.renew(identity)))
+        assert isinstance(error, Forbidden)
+        assert door.watch.resumed == watched
+
+    @pytest.mark.parametrize("error", [NotMonitored("not monitored"), MXUnavailable("no")], ids=str)
+    def test_what_cannot_be_watched(self, door, error):
+        """Without the watching there is no token, and the person is told why."""
+        identity = self.identity(door)
+        door.watch.error = error
+        assert error_of(Deferred.fromCoroutine(door.logins.renew(identity))) is error
 
 
 class TestRefusals:

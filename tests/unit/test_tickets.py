@@ -17,7 +17,7 @@ NOW = 1_505_411_996.7
 
 
 def identity(jid=1, ext="3095", expires_at=int(NOW) + 3600):
-    return Identity(mx="63022", ext=ext, jid=jid, expires_at=expires_at)
+    return Identity(mx="63022", ext=ext, jid=jid, expires_at=expires_at, auth_time=int(NOW) - 60)
 
 
 class Booth:

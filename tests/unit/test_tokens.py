@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from mxflex.errors import InvalidToken
+from mxflex.errors import Forbidden, InvalidToken
 from mxflex.gateway import tokens as module
 from mxflex.gateway.tokens import Identity, Tokens
 
@@ -135,7 +135,9 @@ class TestIssue:
         tokens = Tokens(LIFETIME, KEY)
         token, identity = tokens.issue(mx=mx, ext=ext, jid=jid, now=NOW)
         assert tokens.verify(token, NOW) == identity
-        assert identity == Identity(mx=mx, ext=ext, jid=jid, expires_at=NOW + LIFETIME)
+        assert identity == Identity(
+            mx=mx, ext=ext, jid=jid, expires_at=NOW + LIFETIME, auth_time=NOW
+        )
         assert type(tokens.verify(token, NOW).jid) is int
 
 
@@ -166,6 +168,74 @@ class TestEnd:
         """A token from a moment ahead of the reader's clock is good: clocks are stepped back."""
         token, identity = issue(tokens, now=NOW + 120)
         assert tokens.verify(token, NOW) == identity
+
+
+class TestRenewal:
+    """A good token gives another one, for so long after the login."""
+
+    MAX_AGE = 3 * LIFETIME
+
+    @pytest.fixture
+    def tokens(self):
+        return Tokens(LIFETIME, KEY, self.MAX_AGE)
+
+    def test_claims(self, tokens):
+        """A renewed token has the claims of a login's, and the moment of the login behind them."""
+        _, identity = issue(tokens)
+        token, renewed = tokens.renew(identity, NOW + 3000.5)
+        assert opened(token.split(".")[1]) == (
+            b'{"mx":"63022","ext":"3095","sub":43884851147406145,'
+            b'"iat":1505414986,"exp":1505418596,"auth_time":1505411996}'
+        )
+        assert tokens.verify(token, NOW + 3600) == renewed
+        assert renewed.expires_at == NOW + 3000 + LIFETIME
+
+    def test_the_login_is_remembered(self, tokens):
+        """However often tokens are renewed, and whoever reads them, the login's moment stays."""
+        token, identity = issue(tokens)
+        now = NOW
+        for _ in range(20):
+            now += 500
+            identity = Tokens(LIFETIME, KEY, self.MAX_AGE).verify(token, now)
+            try:
+                token, renewed = tokens.renew(identity, now)
+            except Forbidden:
+                break
+            assert renewed.auth_time == NOW
+            assert renewed.login == identity.login
+        assert identity.expires_at == NOW + self.MAX_AGE
+
+    def test_to_the_last_second(self, tokens):
+        """No renewed token lasts longer than the age; one that lasts so long is renewed no more."""
+        _, identity = issue(tokens)
+        _, identity = tokens.renew(identity, NOW + LIFETIME - 1)
+        _, nearly = tokens.renew(identity, NOW + 2 * LIFETIME - 2)
+        assert nearly.expires_at == NOW + self.MAX_AGE - 2
+        _, last = tokens.renew(nearly, NOW + 2 * LIFETIME + 1)
+        assert last.expires_at == NOW + self.MAX_AGE
+        with pytest.raises(Forbidden, match="too old"):
+            tokens.renew(last, NOW + 2 * LIFETIME + 2)
+
+    def test_at_once(self, tokens):
+        """A token may be renewed in the second of its login."""
+        _, identity = issue(tokens)
+        assert tokens.renew(identity, NOW)[1] == identity
+
+    @pytest.mark.parametrize("max_age", [0, 1, LIFETIME])
+    def test_no_longer_than_a_login(self, max_age):
+        """Where a login's own token lasts as long as the age, none is renewed; 0 is for none."""
+        tokens = Tokens(LIFETIME, KEY, max_age)
+        with pytest.raises(Forbidden):
+            tokens.renew(issue(tokens)[1], NOW + 10)
+
+    def test_a_token_of_somebody_else(self, tokens):
+        """Without the claim, the login is taken to be when the token was issued, `iat`."""
+        assert tokens.verify(forge(OWNERS_CLAIMS), NOW).auth_time == OWNERS_CLAIMS["iat"] + 10
+
+    @pytest.mark.parametrize("value", [True, 1.5, "1505411996", None, [], {}])
+    def test_the_claim_must_be_an_integer(self, tokens, value):
+        """A moment of the login that is no integer makes the token bad."""
+        assert refused(tokens, forge({**OWNERS_CLAIMS, "auth_time": value}))
 
 
 class TestMemory:
