@@ -80,13 +80,13 @@ WELL = {
 }
 
 
-def promtool(*arguments):
-    """Run promtool; what it says must be that all is well."""
+def promtool(*arguments, text=None):
+    """Run promtool, with a text as its input; what it says must be that all is well."""
     path = shutil.which("promtool")
     if path is None:
         pytest.skip("promtool is not there")
     done = subprocess.run(
-        [path, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [path, *arguments], input=text, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -163,7 +163,7 @@ def test_prometheus_reads_the_dashboard(tmp_path):
 
 @pytest_twisted.ensureDeferred
 async def test_every_figure_is_there(secure):
-    """Whatever an alert or a panel looks at is among the figures of a daemon, label by label."""
+    """Whatever an alert or a panel looks at is among a daemon's figures, which are named well."""
     served = await secure(monitor={"listen": [f"tcp:0:interface={LOOPBACK}"]})
     client = await served.connect()
     await client.log_in(LOGIN, PASSWORD)
@@ -184,6 +184,7 @@ async def test_every_figure_is_there(secure):
         used = {name for pair in named for name in pair if name}
         used |= {name.strip() for group in grouped for name in group.split(",")}
         assert used <= labels, each
+    promtool("check", "metrics", text=text)
 
 
 def test_the_document_lists_the_alerts():
