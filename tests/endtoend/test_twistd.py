@@ -233,6 +233,41 @@ def test_log_under_twist(options, probe):
     assert done.stderr == ""
 
 
+# Runs what twistd runs, and says what the collector passes over from then on.
+COLLECTOR = """
+import gc, weakref
+from mxflex import tap
+
+options = tap.Options()
+options.parseOptions(["--demo"])
+service = tap.makeService(options)
+from twisted.internet import reactor
+
+class Cycle:
+    pass
+
+def look():
+    later = Cycle()
+    later.itself = later
+    alive = weakref.ref(later)
+    del later
+    gc.collect()
+    print(gc.get_freeze_count() > 50_000, len(gc.get_objects()) < 5_000, alive())
+    reactor.stop()
+
+reactor.callWhenRunning(look)
+reactor.run()
+"""
+
+
+def test_the_collector_passes_over_what_is_loaded():
+    """Nothing that was imported is looked at again by the collector; what comes later is."""
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTOR], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["True", "True", "None"]
+
+
 def test_help():
     """`--help` names the options, and needs no configuration."""
     done = twistd("mxflex", "--help", cwd="/")
