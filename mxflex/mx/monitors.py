@@ -98,6 +98,10 @@ class Monitors:
             MXTimeout: The MX did not answer in time.
             CommandRefused: The MX refuses to monitor the extension.
         """
+        if ext in self._monitor_of and ext not in self._locks:
+            # Nobody is about to stop it.
+            self._wanted.add(ext)
+            return
         waiting: Deferred[None] = Deferred()
         starting = Deferred.fromCoroutine(self._start(ext, waiting, in_turn=in_turn))
         starting.addCallbacks(waiting.callback, waiting.errback)
