@@ -5,6 +5,7 @@ Source: owner's description, "Authorization of the user"; RFC 7519; docs/api.md,
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import secrets
@@ -65,6 +66,7 @@ class Tokens:
         self.lifetime = lifetime
         self._max_age = max_age
         self._key = key or secrets.token_bytes(KEY_BYTES)
+        self._signing = hmac.new(self._key, digestmod=hashlib.sha256)
         self._read = lru_cache(MAX_REMEMBERED)(self._read_anew)
 
     def issue(self, *, mx: str, ext: str, jid: int, now: float) -> tuple[str, Identity]:
@@ -93,8 +95,9 @@ class Tokens:
         # PyJWT would look at the key anew each time: whether it is a certificate, or JSON. It takes
         # several times as long as all the rest, and is for those that verify.
         signed = _HEADER + b"." + _base64url(_to_json(claims).encode("ascii"))
-        signature = hmac.digest(self._key, signed, "sha256")
-        return (signed + b"." + _base64url(signature)).decode("ascii")
+        signing = self._signing.copy()
+        signing.update(signed)
+        return (signed + b"." + _base64url(signing.digest())).decode("ascii")
 
     def verify(self, token: str, now: float) -> Identity:
         """Give whom a token speaks for.
