@@ -25,6 +25,7 @@ from mxflex.errors import (
     RemoteProtocolError,
 )
 from mxflex.measures import COMMAND_BOUNDS, Durations
+from mxflex.mx.transport import PromptTLS
 from mxflex.wire.connection import (
     LAST_COMMAND_ID,
     BadFrame,
@@ -242,12 +243,20 @@ class MXProtocol(Protocol):
         for each in lost:
             each.callback(str(self._ended))
 
-    def close(self) -> None:
-        """End the connection politely; cut it if the peer does not play along. May be repeated."""
+    def close(self, farewell: Command | None = None) -> None:
+        """End the connection politely; cut it if the peer does not play along. May be repeated.
+
+        Args:
+            farewell: A last command, whose answer does not matter.
+        """
         if self._lost or "close" in self._timers:
             return
+        if farewell is not None and self._ended is None:
+            _, data = self._wire.request(farewell)
+            cast("PromptTLS", self.transport).writeLast(data)
+        else:
+            self.tls.loseConnection()
         self._ended = self._ended or MXUnavailable("the connection to the MX was closed")
-        self.tls.loseConnection()
         self._start_timer("close", CLOSE_SECONDS, self._cut)
 
     def abort(self, why: MXError) -> None:
@@ -326,13 +335,6 @@ class MXProtocol(Protocol):
         log.debug("sent {command} as {id}", command=command.wire_name, id=invoke_id)
         self._write(data)
         return done
-
-    def tell(self, command: Command) -> None:
-        """Send a command whose answer does not matter any more."""
-        if self._ended is None:
-            invoke_id, data = self._wire.request(command)
-            self._wire.abandon(invoke_id)
-            self._write(data)
 
     def _take(self, waiter: _Waiter) -> bool:
         """Let a command wait no longer; tell whether it did until now."""

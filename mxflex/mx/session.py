@@ -212,5 +212,4 @@ def _accepted(answer: Message, login: str) -> LoginResponse:
 
 def log_out(protocol: MXProtocol) -> None:
     """Tell the MX that the session ends, and close; its answer does not matter any more."""
-    protocol.tell(Logout())
-    protocol.close()
+    protocol.close(Logout())

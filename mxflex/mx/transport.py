@@ -31,6 +31,7 @@ class PromptTLS(TLSMemoryBIOProtocol):
     """Twisted's TLS transport, which gives its records to the socket at once."""
 
     transport: Connection
+    _holding = False
 
     def makeConnection(self, transport: Connection) -> None:
         """Begin with the handshake.
@@ -44,7 +45,19 @@ class PromptTLS(TLSMemoryBIOProtocol):
         self.wrappedProtocol.makeConnection(self)
         self._checkHandshakeStatus()  # type: ignore[no-untyped-call]
 
+    def writeLast(self, data: bytes) -> None:
+        """Send the last bytes and the end of TLS in one piece, and close."""
+        self._holding = True
+        try:
+            super().write(data)  # type: ignore[no-untyped-call]
+            super().loseConnection()  # type: ignore[no-untyped-call]
+        finally:
+            self._holding = False
+            self._flushSendBIO()
+
     def _flushSendBIO(self) -> None:
+        if self._holding:
+            return
         try:
             records = self._tlsConnection.bio_read(_MOST_AT_ONCE)
         except SSL.WantReadError:

@@ -139,6 +139,39 @@ async def test_a_farewell_follows_what_was_written(pair):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_last_bytes(pair, monkeypatch):
+    """The last bytes and the end of TLS leave together, and both arrive."""
+    sent = []
+    tcp = pair.ours.transport.transport
+    real = tcp.socket
+
+    class Socket:
+        def send(self, data):
+            sent.append(data)
+            return real.send(data)
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    monkeypatch.setattr(tcp, "socket", Socket())
+    pair.ours.transport.writeLast(b"x" * 300)
+    assert len(sent) == 1
+    await soon(pair.theirs.when(301))
+    await soon(pair.ours.lost)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_bytes_behind_others(pair):
+    """What still waits goes before the last bytes."""
+    pair.theirs.transport.pauseProducing()
+    pair.ours.transport.write(b"y" * 5_000_000)
+    pair.ours.transport.writeLast(b"x")
+    pair.theirs.transport.resumeProducing()
+    await soon(pair.theirs.when(5_000_002))
+    assert pair.theirs.received.digest() == hashlib.sha256(b"!" + b"y" * 5_000_000 + b"x").digest()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_peer_that_has_vanished(pair):
     """Writing to a connection that the peer has reset ends it, as with any transport."""
     pair.theirs.transport.abortConnection()

@@ -66,6 +66,11 @@ class FakeTransport(StringTransport):
         if self._on_write is not None:
             self._on_write(data)
 
+    def writeLast(self, data):
+        """Take bytes, and begin a polite end."""
+        self.write(data)
+        self.loseConnection()
+
     def loseConnection(self):
         """Begin a polite end."""
         if not self.closed and not self.aborted:
