@@ -296,8 +296,9 @@ class Request(TwistedRequest):
     def _is_sound(self) -> bool:
         """Tell whether the request says one thing, which routing can read."""
         headers = self.requestHeaders
-        if any(len(headers.getRawHeaders(name, ())) > 1 for name in _SINGLE_HEADERS):
-            return False
+        for name in _SINGLE_HEADERS:
+            if len(headers.getRawHeaders(name, ())) > 1:
+                return False
         if self.clientproto == b"HTTP/1.1" and not headers.hasHeader(b"host"):
             # RFC 9112, 3.2.
             return False
