@@ -50,13 +50,22 @@ CLOSE_SECONDS = 2.0
 class _Waiter:
     """A command whose answer has not come.
 
-    `confirms` recognizes an event that is as good as the answer.
+    `confirms` recognizes an event that is as good as the answer; `late` takes an answer that comes
+    after all. The timer runs until the answer is there.
     """
 
     invoke_id: int
     command: Command
     done: Deferred[Message]
     confirms: Callable[[Event], bool] | None
+    late: Callable[[Message], None] | None
+    asked_at: float
+    timer: IDelayedCall | None = None
+
+    def stop_timer(self) -> None:
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
 
     def is_answered_by(self, event: Event) -> bool:
         """Tell whether an event is what the command waits for."""
@@ -316,28 +325,32 @@ class MXProtocol(Protocol):
         # Of a command that had this id before, and whose answer never came.
         self._late_takers.pop(invoke_id, None)
         done: Deferred[Message] = Deferred(lambda _: self._forget(waiter))
-        self._waiters[invoke_id] = waiter = _Waiter(invoke_id, command, done, confirms)
-        asked_at = self._clock.seconds()
-
-        def timed_out(result: object, _seconds: float) -> object:
-            if isinstance(result, Failure) and result.check(CancelledError):
-                if late is not None:
-                    self._late_takers[invoke_id] = late
-                self._look_for_life(asked_at)
-                raise MXTimeout(f"the MX did not answer {command.wire_name} in time")
-            return result
+        waiter = _Waiter(invoke_id, command, done, confirms, late, self._clock.seconds())
+        waiter.timer = self._clock.callLater(self._timeout, self._overdue, waiter)
+        self._waiters[invoke_id] = waiter
 
         def ended(result: _T) -> _T:
-            self._figures.ended(command.wire_name, self._clock.seconds() - asked_at, result)
+            lasted = self._clock.seconds() - waiter.asked_at
+            self._figures.ended(command.wire_name, lasted, result)
             return result
 
-        done.addTimeout(self._timeout, self._clock, onTimeoutCancel=timed_out).addBoth(ended)
+        done.addBoth(ended)
         log.debug("sent {command} as {id}", command=command.wire_name, id=invoke_id)
         self._write(data)
         return done
 
+    def _overdue(self, waiter: _Waiter) -> None:
+        waiter.timer = None
+        self._take(waiter)
+        if waiter.late is not None:
+            self._late_takers[waiter.invoke_id] = waiter.late
+        self._look_for_life(waiter.asked_at)
+        name = waiter.command.wire_name
+        waiter.done.errback(MXTimeout(f"the MX did not answer {name} in time"))
+
     def _take(self, waiter: _Waiter) -> bool:
         """Let a command wait no longer; tell whether it did until now."""
+        waiter.stop_timer()
         if self._waiters.get(waiter.invoke_id) is waiter:
             del self._waiters[waiter.invoke_id]
             self._wire.abandon(waiter.invoke_id)
@@ -440,6 +453,7 @@ class MXProtocol(Protocol):
             self._settle(waiter, received.reply)
 
     def _settle(self, waiter: _Waiter, message: Message) -> None:
+        waiter.stop_timer()
         if isinstance(message, CSTAError):
             waiter.done.errback(CommandRefused(message.text, message.category))
         else:
