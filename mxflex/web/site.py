@@ -129,6 +129,17 @@ class Channel(HTTPChannel):
         """Refuse a line that is too long, instead of closing without a word."""
         self.refuse(b"431 Request Header Fields Too Large", b"a header is too long")
 
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of the head, unless it goes on with the one before.
+
+        Twisted would join them. Programs on the way may see a header without its value, or another
+        header (RFC 9112, 5.2); no client of today writes so.
+        """
+        if line.startswith((b" ", b"\t")):
+            self._respondToBadRequestAndDisconnect()
+        else:
+            super().lineReceived(line)
+
     def headerReceived(self, line: bytes) -> bool:
         """Take a header; tell whether the request is still sound."""
         try:
