@@ -6,13 +6,16 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import time
 
 import jwt
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.integration.daemons import EXT, JID, LOGIN, PASSWORD
+from tests.integration.daemons import EXT, JID, LOGIN, LOOPBACK, PASSWORD
 from tests.integration.victims import Victims, exchange, request
 
 FORM = "application/x-www-form-urlencoded"
@@ -196,6 +199,12 @@ def claims(**more):
 
 
 KEY = "k" * 64
+RSA_KEY = rsa.generate_private_key(65_537, 2048)
+PUBLIC_KEY = (
+    RSA_KEY.public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    .decode("ascii")
+)
 HEADER = {"alg": "HS256", "typ": "JWT"}
 
 
@@ -249,6 +258,40 @@ BAD_TOKENS = {
     "10 kB in parts": f"{part(b'a' * 3000)}.{part(b'b' * 3000)}.{part(b'c' * 1000)}",
     "control characters": "a\x01b\x1b[31m",
     "other letters": "\xff\xfe\xe4",
+    "an RSA signature": jwt.encode(claims(), RSA_KEY, algorithm="RS256"),
+    "a public key for a secret": signed(claims(), key=PUBLIC_KEY),
+    "a public key for a secret, and its algorithm": signed(
+        claims(), {**HEADER, "alg": "RS256"}, key=PUBLIC_KEY
+    ),
+    "an elliptic signature": jwt.encode(
+        claims(), ec.generate_private_key(ec.SECP256R1()), algorithm="ES256"
+    ),
+    "a key of its own": signed(
+        claims(),
+        {**HEADER, "jwk": {"kty": "oct", "k": part(b"mine" * 16)}},
+        key="mine" * 16,
+    ),
+    "a key id that is a path": signed(claims(), {**HEADER, "kid": "../../../dev/null"}, key=""),
+    "a key id that is SQL": signed(claims(), {**HEADER, "kid": "' UNION SELECT 'a"}, key="a"),
+    "another type": signed(claims(), {**HEADER, "typ": "at+jwt", "alg": "HS384"}),
+    "encrypted, it says": f"{part({'alg': 'dir', 'enc': 'A256GCM'})}..{part(b'x' * 12)}.x.x",
+    "an algorithm twice": signed(claims(), b'{"alg":"HS256","alg":"none"}', key="mine" * 16),
+    "an end twice": signed(
+        json.dumps(claims(exp=int(time.time()) - 1)).encode()[:-1] + b',"exp":0}'
+    ),
+    "padding": GOOD + "=",
+    "the other base64": signed(claims(mx="~~~???")).replace("-", "+").replace("_", "/"),
+    "a blank inside": GOOD.replace(".", ". ", 1),
+    "a tab inside": GOOD.replace(".", "\t.", 1),
+    "a folded line": GOOD.replace(".", "%0d%0a .", 1),
+    "blanks in the payload's base64": f"{GOOD[:60]} {GOOD[60:]}",
+    "a zero-width blank": GOOD.replace(".", ".\u200b", 1).encode().decode("latin-1"),
+    "dots of full width": GOOD.replace(".", "\uff0e").encode().decode("latin-1"),
+    "letters that look alike": GOOD.replace("e", "\u0435", 1).encode().decode("latin-1"),
+    "half a payload": f"{GOOD[:100]}.{GOOD[-43:]}",
+    "14 kB of a payload": signed(claims(x="x" * 10_000), key="mine" * 16),
+    "a list of users": signed(claims(sub=[JID] * 500)),
+    "an end beyond time": signed(claims(exp=2**63), key="mine" * 16),
     "a quotation": f'"{GOOD}"',
     "two tokens": f"{GOOD}, {GOOD}",
 }
@@ -264,6 +307,21 @@ async def test_bad_token(victim, name):
     assert reply.status == 401
     assert reply.header("www-authenticate") == 'Bearer realm="MXFlex", error="invalid_token"'
     assert reply.error in ("the access token is not valid", "the access token has expired")
+
+
+@pytest.mark.parametrize("name", ["jku", "x5u", "kid"])
+@pytest_twisted.ensureDeferred
+async def test_keys_are_fetched_nowhere(victim, name):
+    """A token cannot make us look for its key at an address of its choice."""
+    running = await victim(token={"key": KEY})
+    with socket.create_server((LOOPBACK, 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        url = f"http://{LOOPBACK}:{elsewhere.getsockname()[1]}/keys.json"
+        for key in (KEY, "mine" * 16):
+            token = signed(claims(), {**HEADER, name: url}, key=key)
+            await exchange(running, request(token=token))
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 @pytest_twisted.ensureDeferred

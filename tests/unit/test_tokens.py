@@ -447,6 +447,12 @@ class TestRefusals:
         token, _ = issue(tokens)
         assert refused(tokens, token[: min(length, len(token) - 1)])
 
+    @pytest.mark.parametrize("end", ["=", "==", "====", " ", "\n", "!", "."])
+    def test_nothing_may_follow(self, tokens, end):
+        """A token with anything behind it is no token: there is one way to write each."""
+        token, _ = issue(tokens)
+        assert refused(tokens, token + end)
+
     def test_the_signature_of_another_token(self, tokens):
         """Claims of one token under the signature of another are refused."""
         mine, _ = issue(tokens)
