@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from collections import Counter
 from contextlib import ExitStack
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP6ClientEndpoint
+from twisted.internet.protocol import Factory
 
 from mxflex.gateway.hub import MAX_JOINED_BYTES
 from mxflex.web import site
 from mxflex.wire.codec import ConnectionID
 from mxflex.wire.messages import EstablishedEvent
-from tests.integration.daemons import EXT, LOOPBACK
+from tests.integration.daemons import EXT, LOGIN, LOOPBACK, PASSWORD
 from tests.integration.h2client import ClientTLS
 from tests.integration.pebble import Command
 from tests.integration.raw_http import RawConnection, request_bytes
@@ -271,3 +274,79 @@ async def test_reconnecting_as_fast_as_can_be(victim):
     witness.check()
     assert (streams.opened, streams.ended, streams.cut_off) == (1_001, 1_000, 0)
     await eventually(lambda: served(running) == 1)
+
+
+# --- Guesses --------------------------------------------------------------------------------------
+
+# Whom a flood of guesses comes from, by its number, and whose password is guessed.
+FLOODS = {
+    "one name, from everywhere": (lambda n: f"198.51.100.{n}", lambda _: LOGIN),
+    "one name, in all spellings": (
+        lambda n: f"198.51.100.{n}",
+        lambda n: "".join(c.upper() if n >> i & 1 else c for i, c in enumerate(LOGIN)),
+    ),
+    "all names, from one address": (lambda _: "198.51.100.1", lambda n: f"name{n}"),
+    "all names, from one /64": (lambda n: f"2001:db8:1:2:{n:x}::{n:x}", lambda n: f"name{n}"),
+    "all names, from one address in two notations": (
+        lambda n: ("198.51.100.1", "::ffff:198.51.100.1", "::ffff:c633:6401")[n % 3],
+        lambda n: f"name{n}",
+    ),
+}
+FAILURES, PARALLEL = 5, 4
+
+
+@pytest.mark.parametrize("name", FLOODS)
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_guesses(victim, name):
+    """Of 100 guesses at once few reach the MX; the rest is told to wait, and others log in.
+
+    What is under way when the door closes may still be answered, no more.
+    """
+    running = await victim(
+        proxies=["127.0.0.1"],
+        login={"max_failures": FAILURES, "window": 60, "parallel": PARALLEL},
+    )
+    where, who = FLOODS[name]
+
+    async def guess(number):
+        reply = await running.post(
+            "/api/login",
+            {"login": who(number), "password": f"guess {number}"},
+            headers={"X-Forwarded-For": where(number)},
+        )
+        assert reply.status == 403 or int(reply.header("retry-after")) > 0
+        return reply.status
+
+    guesses = [Deferred.fromCoroutine(guess(number)) for number in range(1, 101)]
+    counted = Counter(await running.soon(gatherResults(guesses, consumeErrors=True)))
+    assert set(counted) == {403, 429}
+    assert FAILURES <= counted[403] < FAILURES + PARALLEL
+    asked = [each for each in running.mx.received("loginRequest") if each.command.type == "User"]
+    assert len(asked) == counted[403]
+    # The neighbours in the next /64, under another name, are nobody of them.
+    fields = {"login": "user3096", "password": "secret3096"}
+    for elsewhere in ("198.51.101.1", "2001:db8:1:3::1"):
+        reply = await running.post("/api/login", fields, headers={"X-Forwarded-For": elsewhere})
+        assert reply.status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_guesses_over_ipv6(victim):
+    """A client that comes by IPv6 itself is known by its /64, too."""
+    running = await victim(
+        listen=["tcp:0:interface=127.0.0.1", "tcp6:0:interface=\\:\\:1"],
+        login={"max_failures": 2, "window": 60},
+    )
+    endpoint = TCP6ClientEndpoint(reactor, "::1", running.ports[1])
+    statuses = []
+    for number in range(3):
+        factory = Factory.forProtocol(lambda: RawConnection(running.soon))
+        connection = await running.soon(endpoint.connect(factory))
+        body = f"login=name{number}&password=x".encode()
+        form = "Content-Type: application/x-www-form-urlencoded"
+        connection.send(request_bytes("POST", "/api/login", form, body=body))
+        statuses.append((await connection.read_reply()).status)
+        connection.abort()
+    assert statuses == [403, 403, 429]
+    assert any(" ::1 POST /api/login 429 " in line for line in running.log.of("mxflex.access"))
+    assert (await running.post("/api/login", {"login": LOGIN, "password": PASSWORD})).status == 200
