@@ -6,6 +6,8 @@ that hands out such connections, so that a whole `ServerLink` can run on a `Cloc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail
@@ -186,7 +188,8 @@ class NetworkPeer(Peer):
     def deliver(self, data):
         """Put bytes on their way to the client."""
         if not self.deaf:
-            self.clock.callLater(LATENCY, self._arrive, data)
+            for piece in self.network.cut(data):
+                self.clock.callLater(LATENCY, self._arrive, piece)
 
     def _arrive(self, data):
         if not self.over:
@@ -226,6 +229,7 @@ class Network:
         mode: What a connection meets: `accept`, `refuse`, `hang` (no answer to TCP at all),
             `hang in TLS`, or `reset` at once.
         habits: What happens on a command, by its class; None for silence.
+        cut: Gives the pieces in which bytes arrive.
         entries: The address book.
         page_size: Entries in a page.
         peers: All connections so far, with the time of each in `dialled`.
@@ -235,6 +239,7 @@ class Network:
     mode: str = "accept"
     entries: list[AddressBookEntry] = attrs.field(factory=list)
     page_size: int = 50
+    cut: Callable[[bytes], list[bytes]] = lambda data: [data]
     peers: list[NetworkPeer] = attrs.field(init=False, factory=list)
     dialled: list[float] = attrs.field(init=False, factory=list)
     habits: dict = attrs.field(init=False)
