@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Final
 
 import attrs
+import phonenumbers
 import yaml
 
 from mxflex.errors import ConfigError
@@ -126,6 +127,17 @@ class CallSettings:
 
 
 @attrs.frozen(kw_only=True)
+class NumberSettings:
+    """How telephone numbers are compared.
+
+    Attributes:
+        country: Where numbers without + are from, two capital letters of ISO 3166, or "".
+    """
+
+    country: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class LoginSettings:
     """The limits of logging in.
 
@@ -207,6 +219,7 @@ class Config:
         token: The tokens.
         events: The events.
         calls: The calls.
+        numbers: Telephone numbers.
         login: The logins.
         proxies: Networks of reverse proxies whose `X-Forwarded-For` is believed.
         cors: Origins, as a browser spells them, that may call the API from other sites.
@@ -225,6 +238,7 @@ class Config:
     token: TokenSettings = TokenSettings()
     events: EventSettings = EventSettings()
     calls: CallSettings = CallSettings()
+    numbers: NumberSettings = NumberSettings()
     login: LoginSettings = LoginSettings()
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     cors: tuple[str, ...] = ()
@@ -736,6 +750,15 @@ def _origin(item: _Item) -> str:
     return f"{scheme}://{host}{port}"
 
 
+def _country(item: _Item) -> str:
+    # YAML's word for false is what Norway would be without quotes.
+    wanted = 'the two letters of a country in quotes, such as "US"'
+    text = _text(item, wanted).strip().upper()
+    if text not in phonenumbers.SUPPORTED_REGIONS:
+        raise item.wrong(f"expected {wanted}")
+    return text
+
+
 def _email(item: _Item) -> str:
     wanted = "an address such as admin@example.com"
     text = _text(item, wanted).strip()
@@ -809,6 +832,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "events.max_per_address": _plain(_whole, 1, 1_000_000, " of streams"),
     "events.max_streams": _plain(_whole, 1, 1_000_000, " of streams"),
     "calls.restrict": _plain(_flag),
+    "numbers.country": _plain(_country),
     "login.max_failures": _plain(_whole, 1, 1_000_000),
     "login.window": _plain(_seconds, 1, 86_400),
     "login.parallel": _plain(_whole, 1, 1000),
@@ -885,6 +909,7 @@ def _build(values: dict[str, Any], source: str) -> Config:
         token=TokenSettings(**section("token")),
         events=EventSettings(**section("events")),
         calls=CallSettings(**section("calls")),
+        numbers=NumberSettings(**section("numbers")),
         login=LoginSettings(**section("login")),
         acme=AcmeSettings(**section("acme")),
         tls=TLSSettings(**section("tls")),

@@ -51,7 +51,9 @@ def _config(simulator: SimulatorService, environ: Mapping[str, str]) -> Config:
             "login": account.login,
             "password": account.password,
             "verify": ANY,
-        }
+        },
+        # Whose numbers are those of the company that is played.
+        "numbers": {"country": "US"},
     }
     if not Path("html").is_dir() and INSTALLED_HTML.is_dir():
         settings["html"] = str(INSTALLED_HTML)

@@ -33,8 +33,10 @@ from mxflex.errors import CertificateError, ConfigError
 from mxflex.gateway.admission import Admission
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
+from mxflex.gateway.directory import Directory
 from mxflex.gateway.hub import Hub
 from mxflex.gateway.login import Logins
+from mxflex.gateway.numbers import Numbers
 from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
@@ -100,6 +102,10 @@ def build(
     encoders = Encoders(call=encode_call_event, contact=encode_contact_event, status=encode_status)
     relay = Relay(clock, hub, calls, link.monitors, encoders)
     link.listen(relay)
+    contacts = Contacts(link.address_book)
+    directory = Directory(link.address_book, contacts, Numbers(config.numbers.country))
+    # Before the relay: who hears of a change finds it.
+    link.address_book.listen(directory)
     link.address_book.listen(relay)
     sessions = Sessions(reactor, link.monitors, hub, calls)
     events = config.events
@@ -123,7 +129,8 @@ def build(
         Tickets(clock),
         streams,
         calls,
-        Contacts(link.address_book),
+        contacts,
+        directory=directory,
         token_in_url=config.token.in_url,
     ).resource()
     if not Path(config.html).is_dir():

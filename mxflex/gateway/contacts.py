@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from mxflex.errors import MXUnavailable
@@ -35,9 +37,18 @@ class Contacts:
         Raises:
             MXUnavailable: The address book has never been read.
         """
+        return self.of(self._book.entries)
+
+    def of(self, jids: Iterable[int]) -> list[AddressBookEntry]:
+        """Give some people, in the same order.
+
+        Raises:
+            MXUnavailable: The address book has never been read.
+        """
         if not self._book.loaded:
             raise MXUnavailable("the address book has not been read yet")
-        return sorted(map(mended, self._book.entries.values()), key=_by_extension)
+        entries = self._book.entries
+        return sorted((mended(entries[jid]) for jid in jids), key=_by_extension)
 
 
 def mended(entry: AddressBookEntry) -> AddressBookEntry:

@@ -18,6 +18,7 @@ from werkzeug.http import parse_accept_header
 from mxflex.errors import BadRequest, NotAcceptable
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
+from mxflex.gateway.directory import Directory
 from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Grant, Logins
 from mxflex.gateway.tickets import Tickets
@@ -25,7 +26,7 @@ from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_ticket, find_token
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
-from mxflex.web.listings import ContactList, encode_calls
+from mxflex.web.listings import ContactList, encode_calls, send_contacts
 from mxflex.web.render import send_failure, send_json, send_nothing
 from mxflex.web.routes import Routes
 from mxflex.web.site import Request as SiteRequest
@@ -47,6 +48,7 @@ class Api:
         streams: Event streams.
         calls: Call control.
         contacts: The address book.
+        directory: Finds people in it.
         token_in_url: Whether a token may stand in the URL.
     """
 
@@ -60,6 +62,7 @@ class Api:
         calls: Calls,
         contacts: Contacts,
         *,
+        directory: Directory,
         token_in_url: bool,
     ) -> None:
         self._logins = logins
@@ -67,6 +70,7 @@ class Api:
         self._streams = streams
         self._calls = calls
         self._contacts = ContactList(contacts)
+        self._directory = directory
         self._token_in_url = token_in_url
 
     def resource(self) -> Routes:
@@ -120,9 +124,19 @@ class Api:
 
     @app.route("/contacts", methods=["GET"])
     def contacts(self, request: Request) -> bytes:
-        """Give the address book."""
+        """Give the address book, or those whom a text is about."""
         self._identify(request)
-        return self._contacts.render(request)
+        text = (read_query(request).text("q") or "").strip()
+        if not text:
+            return self._contacts.render(request)
+        return send_contacts(request, self._directory.search(text))
+
+    @app.route("/contacts/lookup", methods=["GET"])
+    def lookup(self, request: Request) -> bytes:
+        """Give those who have a telephone number."""
+        self._identify(request)
+        number = read_query(request).required("number", "number required")
+        return send_contacts(request, self._directory.lookup(number))
 
     @app.route("/calls", methods=["GET"])
     def calls(self, request: Request) -> bytes:

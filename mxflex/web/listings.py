@@ -73,19 +73,31 @@ class ContactList:
             MXUnavailable: The address book has never been read.
         """
         if self._version != self._contacts.version:
-            people = [encode_contact(entry) for entry in self._contacts.all()]
-            self._body = JSONBody(orjson.dumps({"contacts": people}))
+            self._body = _encode_contacts(self._contacts.all())
             self._version = self._contacts.version
-        # Weak, since the compressed text has the same tag.
-        request.setHeader("etag", f'W/"{self._body.etag}"')
-        # May be kept by whoever asked, but must be asked for again: the tag is for that.
-        request.setHeader(b"cache-control", b"private, no-cache")
-        if is_known(request, self._body.etag):
-            # What a full answer would say (RFC 9110, 15.4.5).
-            tell_variants(request, self._body)
-            request.setResponseCode(304)
-            return b""
-        return send_body(request, self._body)
+        return _send_contacts(request, self._body)
+
+
+def send_contacts(request: Request, entries: list[AddressBookEntry]) -> bytes:
+    """Answer 200 with some people, or 304 when the client has just them already."""
+    return _send_contacts(request, _encode_contacts(entries))
+
+
+def _encode_contacts(entries: list[AddressBookEntry]) -> JSONBody:
+    return JSONBody(orjson.dumps({"contacts": [encode_contact(entry) for entry in entries]}))
+
+
+def _send_contacts(request: Request, body: JSONBody) -> bytes:
+    # Weak, since the compressed text has the same tag.
+    request.setHeader("etag", f'W/"{body.etag}"')
+    # May be kept by whoever asked, but must be asked for again: the tag is for that.
+    request.setHeader(b"cache-control", b"private, no-cache")
+    if is_known(request, body.etag):
+        # What a full answer would say (RFC 9110, 15.4.5).
+        tell_variants(request, body)
+        request.setResponseCode(304)
+        return b""
+    return send_body(request, body)
 
 
 def encode_calls(calls: list[Call]) -> dict[str, Any]:

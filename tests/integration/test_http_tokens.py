@@ -168,6 +168,8 @@ async def test_the_first_place_that_has_a_token_counts(daemon, header, body, que
         ("POST", "/api/token"),
         ("GET", "/api/events"),
         ("GET", "/api/contacts"),
+        ("GET", "/api/contacts?q=anna"),
+        ("GET", "/api/contacts/lookup?number=3095"),
         ("GET", "/api/calls"),
         ("POST", "/api/call"),
         ("POST", "/api/call/answer"),

@@ -72,6 +72,7 @@ mx: {
             max_streams=20000,
         ),
         calls=config.CallSettings(restrict=True),
+        numbers=config.NumberSettings(country=""),
         login=config.LoginSettings(
             max_failures=10, window=300.0, parallel=32, queue=128, refusal_step=0.25
         ),
@@ -319,6 +320,9 @@ def test_mistakes_in_the_text(text, line):
         ("events: {max_per_address: 0}", "events.max_per_address", "of streams from 1 to 1000000"),
         ("events: {max_streams: 0}", "events.max_streams", "of streams from 1 to 1000000"),
         ("events: {max_streams: 1000001}", "events.max_streams", "of streams from 1 to 1000000"),
+        ("numbers: {country: NO}", "numbers.country", "a yes or no that is meant as text"),
+        ("numbers: {country: USA}", "numbers.country", "the two letters of a country"),
+        ("numbers: {country: 'XX'}", "numbers.country", "the two letters of a country"),
         ("calls: {restrict: 'no'}", "calls.restrict", "expected true or false"),
         ("calls: {restrict: 0}", "calls.restrict", "expected true or false"),
         ("login: {max_failures: 0}", "login.max_failures", "from 1 to"),
@@ -577,6 +581,7 @@ def test_bounds_are_inclusive():
         "login: {max_failures: 1, window: 1, parallel: 1, queue: 0, refusal_step: 0}\n"
     )
     assert (loaded.token.lifetime, loaded.token.max_age) == (1, 0)
+    assert of("numbers: {country: 'us'}").numbers.country == "US"
     assert loaded.token.key == ("é" * 16).encode()
     assert loaded.events == config.EventSettings(
         heartbeat=0.1,
