@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.application.service import MultiService
 from twisted.internet.interfaces import IReactorTime
 
 from mxflex import service
@@ -37,7 +36,8 @@ def build(reactor: IReactorTime, environ: Mapping[str, str]) -> MultiService:
     daemon = service.build(config, reactor, environ)
     link = daemon.getServiceNamed(ServerLink.name)
     link.listen(_Welcome(config, simulator))
-    demo = _InTurn()
+    # The daemon takes its leave from an MX that lives.
+    demo = service.InTurn(reactor, 2 * service.STOP_SECONDS)
     simulator.setServiceParent(demo)
     daemon.setServiceParent(demo)
     return demo
@@ -58,18 +58,6 @@ def _config(simulator: SimulatorService, environ: Mapping[str, str]) -> Config:
     if not Path("html").is_dir() and INSTALLED_HTML.is_dir():
         settings["html"] = str(INSTALLED_HTML)
     return load(json.dumps(settings), "--demo", environ)
-
-
-class _InTurn(MultiService):
-    """Stops its children one after the other: the daemon takes its leave from an MX that lives."""
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        for child in reversed(list(self)):
-            await maybeDeferred(child.stopService)
 
 
 class _Welcome:

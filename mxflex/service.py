@@ -14,7 +14,8 @@ from treq.client import HTTPClient
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService, Service
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as StoppingTakesTooLong
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
@@ -63,6 +64,9 @@ log = Logger()
 # Connections that may wait to be accepted. After a restart all clients come back within seconds;
 # with Twisted's 50, most would have to try again a second later.
 BACKLOG = 1024
+# An orderly stop takes no longer, in seconds, or is cut short. What its parts take at the most is
+# less, but a machine may be too busy for them.
+STOP_SECONDS = 4.25
 # Files that are open beside the event streams: ports, the link, logins on their way to the MX,
 # other requests.
 OTHER_FILES = 512
@@ -75,8 +79,9 @@ def build(
 ) -> MultiService:
     """Make the daemon, not yet started.
 
-    When it stops, its children stop from the last to the first: no new requests, then the streams
-    end, then the link takes its leave from the MX.
+    When it stops, its children stop one after the other, from the last to the first: no new
+    connections, then the streams end, then the link takes its leave from the MX. Each is quick,
+    whatever others do, so that all of it takes less than five seconds.
 
     Args:
         config: What it shall be.
@@ -137,7 +142,7 @@ def build(
         log.warn("there is no folder {html}: no static files", html=config.html)
     root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))
 
-    daemon = MultiService()
+    daemon = InTurn(reactor, STOP_SECONDS)
     daemon.setName("mxflex")
     _OpenFiles(config.events.max_streams).setServiceParent(daemon)
     link.setServiceParent(daemon)
@@ -314,6 +319,41 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6") and "backlog=" not in description:
         return f"{description}:backlog={BACKLOG}"
     return description
+
+
+class InTurn(MultiService):
+    """Stops its children one after the other, the last one first.
+
+    `MultiService` itself lets them all stop at once.
+
+    Args:
+        clock: Gives delayed calls.
+        seconds: How long that may take; those that have not had their turn by then are left.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seconds = seconds
+
+    def stopService(self) -> Deferred[None]:
+        """Stop them; one that fails does not keep the others."""
+        Service.stopService(self)
+        stopping = Deferred.fromCoroutine(self._stop())
+        return stopping.addTimeout(self._seconds, self._clock).addErrback(self._cut_short)
+
+    async def _stop(self) -> None:
+        for child in reversed(list(self)):
+            try:
+                await maybeDeferred(child.stopService)
+            except CancelledError:
+                raise
+            except Exception:
+                log.failure("{name} did not stop in order", name=child.name or type(child).__name__)
+
+    def _cut_short(self, failure: Failure) -> None:
+        failure.trap(StoppingTakesTooLong)
+        log.warn("the stop took too long and is cut short")
 
 
 class _OpenFiles(Service):

@@ -14,6 +14,8 @@ from mxflex.gateway.tokens import Identity
 # When it is worth trying again, in seconds. Streams end when they please, so this is no promise; it
 # keeps those who are refused from asking all the time.
 RETRY_SECONDS = 30.0
+# The same for a daemon that stops: mostly another one takes its place within seconds.
+RESTART_SECONDS = 5.0
 
 
 @attrs.frozen
@@ -69,7 +71,7 @@ class Admission:
         """
         if self._stopping:
             self.refused["stopping"] += 1
-            raise ServiceUnavailable("the server is about to stop", RETRY_SECONDS)
+            raise ServiceUnavailable("the server is about to stop", RESTART_SECONDS)
         network = network_of(address)
         if self._of_token.get(identity.login, 0) >= self._max_per_token:
             self.refused["max_per_token"] += 1

@@ -211,11 +211,6 @@ class Hub:
         for listener in listeners:
             _end(listener)
 
-    def close_all(self) -> None:
-        """Forget every extension and end all streams."""
-        for ext in list(self._extensions):
-            self.close(ext)
-
     def is_open(self, ext: str) -> bool:
         """Tell whether events of the extension are kept and may be listened to."""
         return ext in self._extensions

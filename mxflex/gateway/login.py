@@ -98,6 +98,7 @@ class Logins:
             Forbidden: The account has no extension, so there is nothing to watch.
             MXUnavailable, MXTimeout: The MX is not there, too busy, or does not let the extension
                 be monitored.
+            ServiceUnavailable: The daemon stops.
             LocalProtocolError: Login or password cannot be sent to an MX.
         """
         try:

@@ -16,7 +16,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mxflex.errors import MXError, MXTimeout, MXUnavailable, NotMonitored
+from mxflex.errors import (
+    MXError,
+    MXTimeout,
+    MXUnavailable,
+    NotMonitored,
+    ServiceUnavailable,
+)
+from mxflex.gateway.admission import RESTART_SECONDS
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.hub import CALLS_ALONE, Backlog, Hub, Listener, Topic
 from mxflex.mx.monitors import Monitors
@@ -75,6 +82,7 @@ class Sessions:
         Raises:
             MXUnavailable: The MX is not there, or refuses to start the monitor.
             MXTimeout: The MX does not answer.
+            ServiceUnavailable: The daemon stops.
         """
         with self._beginning(ext):
             await self._monitors.start(ext)
@@ -94,6 +102,7 @@ class Sessions:
         Raises:
             NotMonitored: The user has logged out.
             MXUnavailable: The MX refuses to start the monitor.
+            ServiceUnavailable: The daemon stops.
         """
         if ext not in self._sessions:
             self._check_not_logged_out(ext)
@@ -148,8 +157,8 @@ class Sessions:
 
     def _check_running(self) -> None:
         if self._stopped:
-            # The streams have ended for good; a timer would outlive them.
-            raise MXUnavailable("the server is about to stop")
+            # A timer would outlive the daemon.
+            raise ServiceUnavailable("the server is about to stop", RESTART_SECONDS)
 
     def _open(self, ext: str) -> None:
         self._hub.open(ext)
@@ -220,14 +229,13 @@ class Sessions:
         self._close_if_unused(ext)
 
     def stop(self) -> None:
-        """End all streams and forget all extensions, as the daemon ends."""
+        """Watch nobody from now on, as the daemon ends; open streams go on until they are ended."""
         self._stopped = True
         for ext in list(self._resuming):
             self._turn_away(ext)
         for session in self._sessions.values():
             session.stop_timer()
         self._sessions.clear()
-        self._hub.close_all()
 
     def _close_if_unused(self, ext: str) -> None:
         session = self._sessions.get(ext)

@@ -54,11 +54,11 @@ RETRY_SECONDS = 30 * SECOND
 # pause that grows from the first to the second.
 MISSING_SECONDS = 1 * SECOND
 MAX_MISSING_SECONDS = 10 * SECOND
-# How long the steps of an orderly end may take, together two seconds; then the connection is cut.
-# systemd and whoever waits for a stop are patient for five, of which the streams have their part.
+# How long the steps of an orderly end may take, together less than two seconds; then the connection
+# is cut. The whole daemon has five, and the streams need their part of it.
 STOP_SECONDS = 1 * SECOND
-LOGOUT_SECONDS = 0.5 * SECOND
-LOST_SECONDS = 0.5 * SECOND
+LOGOUT_SECONDS = 0.3 * SECOND
+LOST_SECONDS = 0.3 * SECOND
 # Names of unknown events that are remembered so that each is logged once.
 MAX_UNKNOWN_NAMES = 100
 MAX_NAME_CHARACTERS = 100

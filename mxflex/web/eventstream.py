@@ -5,11 +5,15 @@ Source: WHATWG HTML, 9.2 ("Server-sent events"); docs/api.md, "Events".
 
 from __future__ import annotations
 
+import math
+import random
 from collections import deque
 from collections.abc import Callable
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -20,7 +24,7 @@ from mxflex.gateway.hub import Backlog, Topic
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
 from mxflex.web.fastpath import Chunks, Corks, RequestWriter, Writer, writer_for
-from mxflex.web.site import Request
+from mxflex.web.site import Request, Socket
 
 log = Logger()
 
@@ -33,6 +37,22 @@ TRANSPORT_BUFFER_BYTES = 64 * 1024
 # Heartbeats are spread over this many moments of each interval, so that ten thousand quiet streams
 # do not write in the same one.
 HEARTBEAT_SLOTS = 50
+# When the daemon stops, streams end over this time, in seconds, some in each slot of it, so that
+# neither the daemon nor a proxy before it has all of them to end at once.
+STOP_SECONDS = 1.5
+STOP_SLOT_SECONDS = 0.05
+# A few streams need no spreading: so many end in each slot at least.
+ENDED_AT_ONCE = 10
+# What has not ended by then is cut off with the process; and so is what has ended, but not been
+# read, so much later.
+STOP_AT_LAST_SECONDS = 2.0
+DRAIN_SECONDS = 0.4
+DRAIN_STEP_SECONDS = 0.02
+# After a stop, clients come back so many in each second; the first one when we are gone, the last
+# one before anybody wonders. In seconds.
+RETURNS_PER_SECOND = 200
+FIRST_RETURN_SECONDS = 2.0
+LAST_RETURN_SECONDS = 60.0
 
 
 def encode_sse(event_id: int, name: str, data: bytes) -> bytes:
@@ -120,7 +140,7 @@ class EventStream:
             self.send = self._writer.write
         # The opening names the id before the backlog only when nothing is missed; with a backlog
         # the events name their own.
-        self.send(_opening(backlog.last_id) if not backlog.frames else _retry())
+        self.send(_opening(backlog.last_id) if not backlog.frames else _retry(RETRY_MILLISECONDS))
         # What was missed is bounded by the history. It must not count as unread, or a client that
         # missed much would be cut off each time it comes back for it.
         self._max_waiting += sum(map(len, backlog.frames))
@@ -150,6 +170,23 @@ class EventStream:
         if self.gone():
             request.unregisterProducer()
             request.finish()
+
+    def dismiss(self, retry: int) -> Socket | None:
+        """End the response in order, and the connection behind it.
+
+        Args:
+            retry: After how many milliseconds the client is to come back.
+
+        Returns:
+            What tells whether the connection has closed; None if the stream was over.
+        """
+        if self._over is None:
+            return None
+        socket = self._request.channel.retire()
+        # Behind what the transport holds, in whole events; what waits is dropped.
+        self._writer.write(_retry(retry))
+        self.end()
+        return socket
 
     def gone(self, *, cut_off: bool = False) -> bool:
         """Let go of everything; tell whether the stream was open until now."""
@@ -194,8 +231,8 @@ def _drop(_data: bytes) -> None:
     """Send nothing: the stream is over."""
 
 
-def _retry() -> bytes:
-    return b"retry: %d\n\n" % RETRY_MILLISECONDS
+def _retry(milliseconds: int) -> bytes:
+    return b"retry: %d\n\n" % milliseconds
 
 
 class _LeftOpen(Resource):
@@ -315,13 +352,52 @@ class EventStreams(Service):
         self._planned = self._clock.seconds() + self._interval
         self._timer = self._clock.callLater(self._interval, self._beat)
 
-    def stopService(self) -> None:
-        """End the heartbeat and all streams."""
+    def stopService(self) -> Deferred[None]:
+        """End the heartbeat, let no stream open any more, and end all that are open.
+
+        Each is told by a `retry` of its own when to come back, so that they do not all do so at
+        once.
+
+        Returns:
+            What fires when all have ended and been read, or after two and a half seconds.
+        """
         Service.stopService(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._admission.stop()
         self._sessions.stop()
+        return Deferred.fromCoroutine(self._dismiss_all())
+
+    async def _dismiss_all(self) -> None:
+        streams = [stream for slot in self._slots for stream in slot]
+        in_slot = max(ENDED_AT_ONCE, math.ceil(len(streams) * STOP_SLOT_SECONDS / STOP_SECONDS))
+        last = min(FIRST_RETURN_SECONDS + len(streams) / RETURNS_PER_SECOND, LAST_RETURN_SECONDS)
+        began = self._clock.seconds()
+        sockets: list[Socket] = []
+        for number, stream in enumerate(streams):
+            wait = number // in_slot * STOP_SLOT_SECONDS - (self._clock.seconds() - began)
+            # A slot that is late is not waited for; nor is a clock that was set back.
+            if wait > 0 and not number % in_slot:
+                await deferLater(self._clock, min(wait, STOP_SLOT_SECONDS))
+            if self._clock.seconds() - began > STOP_AT_LAST_SECONDS:
+                log.warn("{count} streams are not ended in order", count=len(streams) - number)
+                break
+            # Chance, not secrecy.
+            retry = random.uniform(FIRST_RETURN_SECONDS, last)  # noqa: S311
+            socket = stream.dismiss(round(retry * 1000))
+            if socket is not None:
+                sockets.append(socket)
+        await self._drain(sockets)
+
+    async def _drain(self, sockets: list[Socket]) -> None:
+        """Wait until connections have closed behind what was sent, but not for long."""
+        began = self._clock.seconds()
+        for _ in range(round(DRAIN_SECONDS / DRAIN_STEP_SECONDS)):
+            sockets = [socket for socket in sockets if socket.connected]
+            if not sockets or self._clock.seconds() - began > DRAIN_SECONDS:
+                return
+            await deferLater(self._clock, DRAIN_STEP_SECONDS)
 
     def _beat(self) -> None:
         # As planned, or the intervals would grow by what each turn takes; from now on after a long

@@ -35,7 +35,7 @@ from h2.events import (
 from h2.exceptions import FrameTooLargeError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes
 from hpack import Encoder
-from twisted.internet.error import ConnectionAborted, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -46,7 +46,7 @@ from zope.interface import implementer
 
 from mxflex.web.fastpath import Corks, SecureSender
 from mxflex.web.render import JSON_TYPE
-from mxflex.web.site import SERVER, Channel, access_log
+from mxflex.web.site import SERVER, Channel, Socket, access_log, socket_of
 
 log = Logger()
 
@@ -215,6 +215,10 @@ class Stream(H2Stream):
         """Cut off the client, by the name that HTTP/1.1 has for it."""
         self.abortConnection()
 
+    def retire(self) -> Socket:
+        """Close the connection once no answer is under way on it."""
+        return self._conn.retire()
+
     def event_writer(self, corks: Corks) -> FrameWriter:
         """Give the shortest way to write the body of the answer; its headers have gone."""
         return FrameWriter(self, self._conn, corks)
@@ -318,6 +322,8 @@ class Connection(H2Connection):
         # The same for those whose requests are not whole yet.
         self._incoming: dict[Stream, float] = {}
         self._cutting: IDelayedCall | None = None
+        # Whether to close once no stream is open.
+        self._retired = False
         # Parts of frames that go out together; see `FrameWriter`.
         self.corked: list[bytes] = []
         self._sender: Callable[[bytes], None] | None = None
@@ -454,6 +460,19 @@ class Connection(H2Connection):
         self.ready.pop(stream, None)
         self.shut.pop(stream, None)
         self._incoming.pop(stream, None)
+        if self._retired and not self.streams:
+            # Not from within whatever has ended the stream, which may go on.
+            self._reactor.callLater(0, self._leave)
+
+    def retire(self) -> Socket:
+        """Say goodbye once no answer is under way (RFC 9113, 6.8)."""
+        self._retired = True
+        return socket_of(self.transport)
+
+    def _leave(self) -> None:
+        if self._stillProducing and not self.streams:
+            self.conn.close_connection()
+            self._terminate(Failure(ConnectionDone()))
 
     def _drop(self, stream_id: int, reason: BaseException | None) -> None:
         """Forget a stream that is closed to the core, and tell its request. Idempotent."""

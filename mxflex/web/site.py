@@ -63,6 +63,24 @@ def _unquoted(match: re.Match[bytes]) -> bytes:
     return bytes([int(match[0][1:], 16)])
 
 
+class Socket(Protocol):
+    """A connection's lowest transport.
+
+    Attributes:
+        connected: Whether the connection is still there.
+    """
+
+    connected: int
+
+
+def socket_of(transport: Any) -> Socket:
+    """Give what lies below TLS, or the transport itself."""
+    while (below := getattr(transport, "transport", None)) is not None:
+        transport = below
+    socket: Socket = transport
+    return socket
+
+
 class Channel(HTTPChannel):
     """One HTTP/1.1 connection, whose own refusals look like all other answers.
 
@@ -192,6 +210,11 @@ class Channel(HTTPChannel):
         """Prepare for the end: what is still to be sent does not wait for ever to be read."""
         super().stopProducing()
         self.setTimeout(IDLE_SECONDS)
+
+    def retire(self) -> Socket:
+        """Close behind the answer that is under way, instead of waiting for another request."""
+        self.persistent = False
+        return socket_of(self.transport)
 
     def loseConnection(self) -> None:
         """Close once everything is sent, or the client has not read it for too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -351,13 +352,27 @@ async def test_logging_out_ends_the_streams_in_order(secure):
 
 @pytest_twisted.ensureDeferred
 async def test_the_daemons_end_ends_the_streams_in_order(secure):
-    """When the daemon stops, clients are told the end of their streams."""
+    """When the daemon stops, clients are told when to come back, and the connection says goodbye.
+
+    Or a browser would ask again on the connection that it has, and take a refusal as final.
+    """
     server = await secure()
-    client = await server.connect()
-    stream = await client.open_stream(await client.log_in())
-    await server.running.stop_service()
-    await client.when(lambda: stream.over)
-    assert stream.ended
+    client, idle = await server.connect(), await server.connect()
+    token = await client.log_in()
+    streams = [await client.open_stream(token) for _ in range(30)]
+    stopped = server.running.later(server.running.stop_service())
+    # On a connection that is still there, and before all streams have ended.
+    await client.when(lambda: any(stream.over for stream in streams))
+    assert not all(stream.over for stream in streams)
+    refused = await idle.ask("GET", "/api/events", token=token)
+    assert (refused.status, refused.error) == (503, "the server is about to stop")
+    await client.when_closed()
+    assert client.goaway == ErrorCodes.NO_ERROR
+    for stream in streams:
+        assert stream.ended
+        assert re.search(rb"\n\nretry: [0-9]{4}\n\n\Z", stream.body)
+    await stopped
+    assert not idle.closed
 
 
 # --- 3. Silence -----------------------------------------------------------------------------------

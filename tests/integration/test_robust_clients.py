@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import Counter
 
@@ -375,6 +376,31 @@ async def test_stop_with_streams_open(victim, daemon):
 
 
 # --- Who logs in all at once ----------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_with_readers_that_have_stopped(daemon):
+    """Who does not read, and is owed much, has no say in how long the stop takes."""
+    running = await daemon(events={"max_unsent": 10_000_000})
+    token = await running.log_in()
+    streams = streams_of(running)
+    witness = await running.open_stream(token)
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            slow = stack.enter_context(Sitter(running, receive_buffer=4096))
+            slow.send(request("GET", "/api/events", token=token))
+        await eventually(lambda: streams.count == 6)
+        sent = 0
+        while sum(each._waiting is not None for slot in streams._slots for each in slot) < 5:
+            assert sent < 600, "they take it all"
+            running.mx.send_event(EXT, event(sent, "x" * 50_000))
+            sent += 1
+            await when_count(witness, sent)
+        await running.later(running.stop_service())
+    assert not [line for line in running.log.lines if "cut short" in line]
+    await witness.when_closed()
+    assert numbers(witness) == list(range(sent))
+    assert streams.count == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
-from mxflex.errors import MXTimeout, MXUnavailable, NotMonitored
+from mxflex.errors import MXTimeout, MXUnavailable, NotMonitored, ServiceUnavailable
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.hub import Hub
 from mxflex.gateway.relay import Encoders, Relay
@@ -818,17 +818,20 @@ class TestTokens:
 class TestEnd:
     """The daemon stops."""
 
-    def test_streams_end_and_timers_stop(self, gateway):
-        """After the end there are no streams, no sessions and no timers."""
+    def test_nobody_is_watched_any_more(self, gateway):
+        """There are no sessions and no timers, and no stream opens; those that are open go on."""
         gateway.open(ME)
         gateway.open(PETER)
         streams = [gateway.stream(ME), gateway.stream(PETER)]
         gateway.sessions.stop()
-        assert [stream.ended for stream in streams] == [1, 1]
         assert gateway.own_timers == []
-        assert not gateway.hub.is_open(ME)
         with pytest.raises(NotMonitored):
             gateway.stream()
+        gateway.ring()
+        assert [len(stream.received) for stream in streams] == [1, 0]
+        for stream in streams:
+            stream.leave()
+        assert [stream.ended for stream in streams] == [0, 0]
 
     def test_a_login_under_way(self, gateway):
         """A login that is done after the end gives no session and no timer."""
@@ -836,7 +839,7 @@ class TestEnd:
         opening = gateway.open()
         gateway.sessions.stop()
         gateway.mx.answer()
-        failure_of(opening).trap(MXUnavailable)
+        failure_of(opening).trap(ServiceUnavailable)
         assert gateway.own_timers == []
         assert not gateway.hub.is_open(ME)
         assert gateway.calls._registry._calls == {}
@@ -846,8 +849,8 @@ class TestEnd:
         gateway.mx.hold.add(MonitorStart)
         waiting = gateway.resume()
         gateway.sessions.stop()
-        failure_of(waiting).trap(MXUnavailable)
-        failure_of(gateway.resume(PETER)).trap(MXUnavailable)
+        failure_of(waiting).trap(ServiceUnavailable)
+        failure_of(gateway.resume(PETER)).trap(ServiceUnavailable)
         assert gateway.mx.count(MonitorStart) == 1
         assert gateway.own_timers == []
         assert gateway.calls._registry._calls == {}
@@ -1032,7 +1035,9 @@ class Users(RuleBasedStateMachine):
             self.gateway.stop()
             for _, _, opening in [*self.logins, *self.old]:
                 assert opening.called
-                opening.addErrback(lambda failure: failure.trap(MXTimeout, MXUnavailable))
+                opening.addErrback(
+                    lambda failure: failure.trap(MXTimeout, MXUnavailable, ServiceUnavailable)
+                )
 
 
 TestUsers = Users.TestCase
