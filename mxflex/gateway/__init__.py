@@ -1,7 +1,8 @@
 """What MXFlex does, without XML and without HTTP: logins, tokens, calls, contacts, event streams.
 
-Imports: `mxflex.mx`, `mxflex.wire` (the messages), `mxflex.errors`, Twisted, PyJWT.
+Imports: `mxflex.mx`, `mxflex.wire` (the messages), `mxflex.errors`, Twisted, PyJWT, phonenumbers.
 
 Begin with `login` (a person comes), `sessions` (which extensions are watched, and until when),
-`hub` and `history` (an event goes to every stream), `calls` (what is going on, and commands).
+`hub` and `history` (an event goes to every stream), `calls` (what is going on, and commands),
+`tickets` (a stream without a token), `directory` (who is this number?).
 """
