@@ -248,12 +248,10 @@ async def test_every_stream_of_an_extension_gets_the_same_bytes(daemon):
 
 @pytest_twisted.ensureDeferred
 async def test_a_quiet_stream_has_comments(daemon):
-    """While nothing happens a comment line comes at least every `events.heartbeat` seconds."""
+    """While nothing happens comment lines come; how often, tests/unit/test_stop.py counts."""
     running = await daemon(events={"heartbeat": 0.2})
     stream = await running.open_stream(await running.log_in())
-    began = reactor.seconds()
     await stream.when(lambda: stream.comments >= 4)
-    assert reactor.seconds() - began < 4 * 0.2 + 0.5
     assert set(stream.blocks[1:]) == {b":"}
 
 

@@ -1,4 +1,4 @@
-"""The end of all streams, at a time that only the test moves on."""
+"""Heartbeats, and the end of all streams, at a time that only the test moves on."""
 
 from __future__ import annotations
 
@@ -118,6 +118,12 @@ class House:
         """Ask for a stream on a connection."""
         self._protocols[number].dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         self.mx.pump()
+
+    def pass_an_interval(self):
+        """Let the time between two heartbeats pass, with an MX that answers."""
+        for _ in range(300):
+            self.clock.advance(0.05)
+            self.mx.pump()
 
     def hang_up(self):
         """Let all clients go."""
@@ -346,3 +352,30 @@ class TestInTurn:
         clock.advance(0.2)
         assert ended == [None]
         assert first.stopping is None
+
+
+def test_heartbeats_come_in_time(house):
+    """Whenever a stream was opened, a comment comes within each interval, and one at a time."""
+    for _ in range(20):
+        house.connect()
+        house.clock.advance(0.7)
+        house.mx.pump()
+    for line in house.lines:
+        line.clear()
+    for _ in range(10):
+        before = [line.value().count(b":\n\n") for line in house.lines]
+        house.pass_an_interval()
+        for line, seen in zip(house.lines, before, strict=True):
+            assert 1 <= line.value().count(b":\n\n") - seen <= 2
+    house.stop()
+
+
+def test_a_stall_is_made_up_by_one(house):
+    """After a moment in which nothing ran there is one heartbeat for each stream, not many."""
+    house.connect(3)
+    for line in house.lines:
+        line.clear()
+    house.clock.advance(20)
+    house.pass_an_interval()
+    assert all(1 <= line.value().count(b":\n\n") <= 3 for line in house.lines)
+    house.stop()
