@@ -194,6 +194,7 @@ class EventStream:
         if over is None:
             return False
         self._waiting = None
+        self._waiting_bytes = 0
         self.send = _drop
         self._request.sentLength += self._writer.sent
         over(self, cut_off)
