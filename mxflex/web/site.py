@@ -91,6 +91,7 @@ class Channel(HTTPChannel):
     site: MXFlexSite
     transport: ITCPTransport
     _refused = False
+    _lost = False
     # Whether a request has come in part.
     _begun = False
 
@@ -200,8 +201,15 @@ class Channel(HTTPChannel):
         super().resumeProducing()
         LineReceiver.dataReceived(self, b"")
 
+    def setTimeout(self, period: float | None) -> None:
+        """Wait so many seconds for the client; not for one that has gone, whoever says so."""
+        if not self._lost:
+            super().setTimeout(period)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the requests, and let go of them: the garbage collector is not to be waited for."""
+        self.setTimeout(None)
+        self._lost = True
         super().connectionLost(reason)
         self.requests = []
         self._requestProducer = None
