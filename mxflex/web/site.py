@@ -201,10 +201,13 @@ class Channel(HTTPChannel):
         super().resumeProducing()
         LineReceiver.dataReceived(self, b"")
 
-    def setTimeout(self, period: float | None) -> None:
-        """Wait so many seconds for the client; not for one that has gone, whoever says so."""
-        if not self._lost:
-            super().setTimeout(period)
+    def setTimeout(self, period: float | None) -> float | None:
+        """Wait so many seconds for the client, and give what was set before.
+
+        One that has gone is not waited for, whoever says so.
+        """
+        before: float | None = super().setTimeout(None if self._lost else period)
+        return before
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the requests, and let go of them: the garbage collector is not to be waited for."""
