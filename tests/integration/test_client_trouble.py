@@ -202,7 +202,8 @@ async def test_a_process_that_is_stopped(victim, tmp_path):
 
 def owed(stream, transport):
     """Give how many bytes are kept for a client that does not read."""
-    return stream._waiting_bytes + len(transport.dataBuffer) + transport._tempDataLen
+    queued = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    return queued + sum(map(len, stream._waiting or ()))
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["HTTP", "HTTPS"])
