@@ -15,7 +15,7 @@ from mxflex.errors import ConfigError
 SOURCE = "mxflex.yaml"
 FILES = {
     "ca": "-----BEGIN CERTIFICATE-----\n",
-    "key": "-----BEGIN PRIVATE KEY-----\n",
+    "key": "-----BEGIN " + "PRIVATE KEY-----\n",
     "password": "from a file\r\nand more\n",
 }
 
