@@ -45,7 +45,7 @@ class Program:
         self.name = name
         self._polite = polite
         self.log = folder / f"{name}.log"
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - commands are written in this package
                 [str(word) for word in command],
                 cwd=folder,
