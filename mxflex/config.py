@@ -4,8 +4,9 @@
 mistake is a `ConfigError`: one line with the file (or the environment variable), the key, and what
 is expected there. No error repeats a value, because any value may be a secret in the wrong place.
 
-This room imports `mxflex.errors` alone. Which keys exist is said once, in `_READERS`; what they
-mean and default to is said by the classes.
+This room imports `mxflex.errors` alone. Which keys exist, and of what form their values are, is
+said once, in `_KINDS`; what they default to is said by the classes. `mxflex.schema` makes a JSON
+Schema of both.
 
 Source: HTTP contract, section 5.
 """
@@ -39,6 +40,7 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 16
 # RFC 7518, 3.2: a key for HS256 has at least the 256 bits of the hash.
 MIN_TOKEN_KEY_BYTES: Final = 32
+TLS_VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
 
 _PREFIX: Final = "MXFLEX_"
 
@@ -310,7 +312,22 @@ def load(
 
 def known_keys() -> frozenset[str]:
     """Give every key that a configuration may hold, such as `mx.addr`."""
-    return frozenset(_READERS)
+    return frozenset(_KINDS)
+
+
+def forms() -> dict[str, Mapping[str, Any]]:
+    """Give the form of each key's value, as JSON Schema; in the order of the sample."""
+    return {key: kind.form for key, kind in _KINDS.items()}
+
+
+def default_of(key: str) -> object:
+    """Give what a key stands at unless it is named; None where that is nothing, or not fixed."""
+    if key == "host":
+        return DEFAULT_HOST
+    section, _, name = key.rpartition(".")
+    fields = attrs.fields_dict(_SECTIONS[section] if section else Config)
+    default = fields[name].default if name in fields else None
+    return None if default is attrs.NOTHING or default in ("", b"", ()) else default
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -453,12 +470,12 @@ def _unknown(source: str, key: object, where: str) -> ConfigError:
     shown = where + _shown(key)
     if isinstance(key, str) and ":" in key:
         return ConfigError(source, shown, "put a space behind the colon")
-    if not where and shown in _READERS and "." in shown:
+    if not where and shown in _KINDS and "." in shown:
         section, _, name = shown.partition(".")
         return ConfigError(source, shown, f"write it as {name} inside {section}")
     # Sections and the keys of other sections too: `addr` at the top is meant as `mx.addr`.
-    names = {known.rpartition(".")[2]: known for known in _READERS}
-    close = difflib.get_close_matches(shown, [*_READERS, *_SECTIONS], n=1, cutoff=0.75)
+    names = {known.rpartition(".")[2]: known for known in _KINDS}
+    close = difflib.get_close_matches(shown, [*_KINDS, *_SECTIONS], n=1, cutoff=0.75)
     close = close or [names[n] for n in difflib.get_close_matches(_shown(key), names, 1, 0.75)]
     hint = f"did you mean {close[0]}?" if close else "mxflex.yaml.sample shows all there are"
     return ConfigError(source, shown, f"unknown key; {hint}")
@@ -468,7 +485,7 @@ def _flatten(document: Mapping[str, object], source: str) -> dict[str, _Item]:
     given: dict[str, _Item] = {}
     for name, value in document.items():
         if name not in _SECTIONS:
-            if name not in _READERS or "." in name:
+            if name not in _KINDS or "." in name:
                 raise _unknown(source, name, "")
             given[name] = _Item(source, name, value)
             continue
@@ -479,7 +496,7 @@ def _flatten(document: Mapping[str, object], source: str) -> dict[str, _Item]:
             raise ConfigError(source, name, f"expected a section with keys such as {inside}")
         for inner, inner_value in value.items():
             key = f"{name}.{inner}"
-            if key not in _READERS:
+            if key not in _KINDS:
                 raise _unknown(source, inner, f"{name}.")
             given[key] = _Item(source, key, inner_value)
     return given
@@ -490,7 +507,7 @@ def _variable(key: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Item]:
-    variables = {_variable(key): key for key in _READERS}
+    variables = {_variable(key): key for key in _KINDS}
     given: dict[str, _Item] = {}
     for name in sorted(environ):
         if not name.startswith(_PREFIX):
@@ -547,11 +564,14 @@ def _flag(item: _Item) -> bool:
     return raw
 
 
-def _whole(item: _Item, low: int, high: int, unit: str = "") -> int:
+def _whole(item: _Item, low: int, high: int, unit: str) -> int:
     raw = item.raw
     # Twelve digits are more than any limit here, and few enough for int().
     if item.in_environment and re.fullmatch(r"\s*[+-]?[0-9]{1,12}\s*", str(raw)):
         raw = int(str(raw))
+    if isinstance(raw, float) and raw.is_integer():
+        # JSON Schema does not tell 60.0 from 60 either.
+        raw = int(raw)
     if not isinstance(raw, int) or isinstance(raw, bool) or not low <= raw <= high:
         raise item.wrong(f"expected a whole number{unit} from {low} to {high}")
     return raw
@@ -678,7 +698,10 @@ def _password_file(item: _Item, read_file: ReadFile) -> str:
     return first
 
 
-def _fingerprint(item: _Item, _read_file: ReadFile) -> str:
+_FINGERPRINT = r"^\s*([Ss][Hh][Aa]-?256( [A-Za-z]{11})?\s*[:=])?([:\s]*[0-9A-Fa-f]){64}[:\s]*$"
+
+
+def _fingerprint(item: _Item) -> str:
     wanted = "a SHA-256 fingerprint: 64 hex digits, with or without colons"
     text = re.sub(r"^sha-?256( fingerprint)?\s*[:=]", "", _text(item, wanted).strip().lower())
     digits = re.sub(r"[:\s]", "", text)
@@ -687,16 +710,15 @@ def _fingerprint(item: _Item, _read_file: ReadFile) -> str:
     return digits
 
 
-def _tls_minimum(item: _Item, _read_file: ReadFile) -> str:
-    versions = ("1.0", "1.1", "1.2", "1.3")
-    wanted = 'one of "1.0", "1.1", "1.2", "1.3"'
+def _tls_minimum(item: _Item) -> str:
+    wanted = "one of " + ", ".join(f'"{version}"' for version in TLS_VERSIONS)
     text = _text(item, wanted)
-    if text not in versions:
+    if text not in TLS_VERSIONS:
         raise item.wrong(f"expected {wanted}")
     return text
 
 
-def _token_key(item: _Item, _read_file: ReadFile) -> bytes:
+def _token_key(item: _Item) -> bytes:
     wanted = f"text of {MIN_TOKEN_KEY_BYTES} bytes or more"
     key = _text(item, wanted).encode()
     if len(key) < MIN_TOKEN_KEY_BYTES:
@@ -704,18 +726,21 @@ def _token_key(item: _Item, _read_file: ReadFile) -> bytes:
     return key
 
 
-def _listen(item: _Item, _read_file: ReadFile) -> tuple[str, ...]:
+_ENDPOINT = "^[A-Za-z0-9_-]+:"
+
+
+def _listen(item: _Item) -> tuple[str, ...]:
     wanted = "an endpoint such as tcp:8080:interface=127.0.0.1"
     endpoints = []
     for entry in _list(item, "endpoints"):
         text = _text(entry, wanted)
-        if not re.match(r"[a-z0-9_-]+:", text, re.IGNORECASE):
+        if not re.match(_ENDPOINT, text):
             raise entry.wrong(f"expected {wanted}")
         endpoints.append(text)
     return tuple(endpoints)
 
 
-def _proxies(item: _Item, _read_file: ReadFile) -> tuple[IPv4Network | IPv6Network, ...]:
+def _proxies(item: _Item) -> tuple[IPv4Network | IPv6Network, ...]:
     networks = []
     for entry in _list(item, "addresses"):
         wanted = "an IP address or a network such as 10.0.0.0/8"
@@ -727,7 +752,7 @@ def _proxies(item: _Item, _read_file: ReadFile) -> tuple[IPv4Network | IPv6Netwo
     return tuple(networks)
 
 
-def _cors(item: _Item, _read_file: ReadFile) -> tuple[str, ...]:
+def _cors(item: _Item) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_origin(entry) for entry in _list(item, "origins")))
 
 
@@ -759,27 +784,19 @@ def _country(item: _Item) -> str:
     return text
 
 
-def _email(item: _Item) -> str:
-    wanted = "an address such as admin@example.com"
+def _matching(item: _Item, pattern: str, wanted: str) -> str:
+    """Read a text, without spaces around it, that matches a pattern as a whole."""
     text = _text(item, wanted).strip()
-    if not re.fullmatch(r"[^\s@:]+@[^\s@:]+", text):
+    if not re.fullmatch(pattern, text):
         raise item.wrong(f"expected {wanted}")
     return text
 
 
-def _directory(item: _Item) -> str:
-    wanted = "the URL of an ACME directory, beginning with https://"
-    text = _text(item, wanted).strip()
-    if not re.fullmatch(r"https://[^\s/]+/\S*", text):
-        raise item.wrong(f"expected {wanted}")
-    return text
-
-
-def _eab_key(item: _Item) -> bytes:
+def _eab_key(item: _Item, pattern: str) -> bytes:
     wanted = "the secret that the CA gave out, in base64url"
-    text = _text(item, wanted).strip().rstrip("=")
+    text = _matching(item, pattern, wanted).rstrip("=")
     # One digit more than whole groups of four cannot be.
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", text) or len(text) % 4 == 1:
+    if len(text) % 4 == 1:
         raise item.wrong(f"expected {wanted}")
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
@@ -794,76 +811,141 @@ def _pem_file(item: _Item, read_file: ReadFile, block: str) -> str:
 _Reader = Callable[[_Item, ReadFile], Any]
 
 
-def _plain(reader: Callable[..., Any], *args: object) -> _Reader:
-    """Make a reader of one that needs no files."""
+@attrs.frozen
+class _Kind:
+    """What a value may be.
+
+    Attributes:
+        form: As JSON Schema says it. What it refuses is refused here too; texts may be read more
+            strictly here.
+        read: Reads it.
+    """
+
+    form: Mapping[str, Any]
+    read: _Reader
+
+
+def _kind(form: Mapping[str, Any], reader: Callable[..., Any], *args: object) -> _Kind:
+    """Make a kind whose reader needs no files."""
 
     def read(item: _Item, _read_file: ReadFile) -> object:
         return reader(item, *args)
 
-    return read
+    return _Kind(form, read)
 
 
-_READERS: Final[Mapping[str, _Reader]] = {
-    "host": _plain(_address, "a name or an address, with a port or without"),
-    "listen": _listen,
-    "listen_http": _listen,
-    "html": _plain(_text, "the path of a folder"),
-    "mx.addr": _plain(_address, "the name or the address of the MX, with a port or without"),
-    "mx.login": _plain(_text),
-    "mx.password": _plain(_text),
-    "mx.password_file": _password_file,
-    "mx.verify": _verify,
-    "mx.fingerprint": _fingerprint,
-    "mx.timeout": _plain(_seconds, 0.1, 300),
-    "mx.keepalive": _plain(_seconds, 1, 3600),
-    "mx.tls_minimum": _tls_minimum,
-    "mx.tls_security_level": _plain(_whole, 0, 5),
-    "mx.clear_password": _plain(_flag),
-    "token.lifetime": _plain(_whole, 1, 31_536_000, " of seconds"),
-    "token.key": _token_key,
-    "token.max_age": _plain(_whole, 0, 31_536_000, " of seconds"),
-    "token.in_url": _plain(_flag),
+# As `_text` reads it.
+_LINE: Final = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"}
+_FLAG: Final = _kind({"type": "boolean"}, _flag)
+
+
+def _line(what: str = "text") -> _Kind:
+    return _kind(_LINE, _text, what)
+
+
+def _host(what: str) -> _Kind:
+    return _kind({"type": "string", "pattern": r"^[^/\u0000-\u001f]+$"}, _address, what)
+
+
+def _number(low: int, high: int, unit: str = "") -> _Kind:
+    return _kind({"type": "integer", "minimum": low, "maximum": high}, _whole, low, high, unit)
+
+
+def _time(low: float, high: float) -> _Kind:
+    return _kind({"type": "number", "minimum": low, "maximum": high}, _seconds, low, high)
+
+
+def _pattern(pattern: str, reader: Callable[..., Any], *args: object) -> _Kind:
+    form = {"type": "string", "pattern": rf"^\s*{pattern}\s*$"}
+    return _kind(form, reader, pattern, *args)
+
+
+def _several(pattern: str, reader: Callable[..., Any]) -> _Kind:
+    items = {"type": "string", "pattern": pattern}
+    return _kind({"type": ["array", "null"], "items": items}, reader)
+
+
+_ENDPOINTS: Final = _several(_ENDPOINT, _listen)
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "host": _host("a name or an address, with a port or without"),
+    "listen": _ENDPOINTS,
+    "listen_http": _ENDPOINTS,
+    "html": _line("the path of a folder"),
+    "mx.addr": _host("the name or the address of the MX, with a port or without"),
+    "mx.login": _line(),
+    "mx.password": _line(),
+    "mx.password_file": _Kind(_LINE, _password_file),
+    "mx.verify": _Kind(_LINE, _verify),
+    "mx.fingerprint": _kind({"type": "string", "pattern": _FINGERPRINT}, _fingerprint),
+    "mx.timeout": _time(0.1, 300),
+    "mx.keepalive": _time(1, 3600),
+    "mx.tls_minimum": _kind({"type": "string", "enum": list(TLS_VERSIONS)}, _tls_minimum),
+    "mx.tls_security_level": _number(0, 5),
+    "mx.clear_password": _FLAG,
+    "token.lifetime": _number(1, 31_536_000, " of seconds"),
+    # JSON Schema counts characters; one takes four bytes at the most.
+    "token.key": _kind({**_LINE, "minLength": MIN_TOKEN_KEY_BYTES // 4}, _token_key),
+    "token.max_age": _number(0, 31_536_000, " of seconds"),
+    "token.in_url": _FLAG,
     # HTTP/2 connections are closed after 60 s of silence, so the comment must come before.
-    "events.heartbeat": _plain(_seconds, 0.1, 55),
-    "events.history": _plain(_whole, 0, 100_000),
+    "events.heartbeat": _time(0.1, 55),
+    "events.history": _number(0, 100_000),
     # Below 64 KiB Twisted does not push back yet, so a bound there would cut healthy readers.
-    "events.max_unsent": _plain(_whole, 65_536, 1 << 30, " of bytes"),
-    "events.max_per_token": _plain(_whole, 1, 1_000_000, " of streams"),
-    "events.max_per_address": _plain(_whole, 1, 1_000_000, " of streams"),
-    "events.max_streams": _plain(_whole, 1, 1_000_000, " of streams"),
-    "calls.restrict": _plain(_flag),
-    "numbers.country": _plain(_country),
-    "login.max_failures": _plain(_whole, 1, 1_000_000),
-    "login.window": _plain(_seconds, 1, 86_400),
-    "login.parallel": _plain(_whole, 1, 1000),
-    "login.queue": _plain(_whole, 0, 100_000),
-    "login.refusal_step": _plain(_seconds, 0, 10),
-    "proxies": _proxies,
-    "cors": _cors,
-    "acme.email": _plain(_email),
-    "acme.directory": _plain(_directory),
-    "acme.storage": _plain(_text, "the path of a folder"),
-    "acme.ca_file": partial(_pem_file, block="CERTIFICATE"),
-    "acme.profile": _plain(_text),
-    "acme.eab_kid": _plain(_text),
-    "acme.eab_key": _plain(_eab_key),
-    "tls.certificate": partial(_pem_file, block="CERTIFICATE"),
-    "tls.key": partial(_pem_file, block="PRIVATE KEY"),
-    "monitor.listen": _listen,
+    "events.max_unsent": _number(65_536, 1 << 30, " of bytes"),
+    "events.max_per_token": _number(1, 1_000_000, " of streams"),
+    "events.max_per_address": _number(1, 1_000_000, " of streams"),
+    "events.max_streams": _number(1, 1_000_000, " of streams"),
+    "calls.restrict": _FLAG,
+    "numbers.country": _kind({"type": "string", "pattern": r"^\s*[A-Za-z]{2}\s*$"}, _country),
+    "login.max_failures": _number(1, 1_000_000),
+    "login.window": _time(1, 86_400),
+    "login.parallel": _number(1, 1000),
+    "login.queue": _number(0, 100_000),
+    "login.refusal_step": _time(0, 10),
+    "proxies": _several(r"^\s*[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?\s*$", _proxies),
+    "cors": _several(r"^\s*[Hh][Tt]{2}[Pp][Ss]?://[^/?#@\s*]+\s*$", _cors),
+    "acme.email": _pattern(r"[^\s@:]+@[^\s@:]+", _matching, "an address such as admin@example.com"),
+    "acme.directory": _pattern(
+        r"https://[^\s/]+/\S*",
+        _matching,
+        "the URL of an ACME directory, beginning with https://",
+    ),
+    "acme.storage": _line("the path of a folder"),
+    "acme.ca_file": _Kind(_LINE, partial(_pem_file, block="CERTIFICATE")),
+    "acme.profile": _line(),
+    "acme.eab_kid": _line(),
+    "acme.eab_key": _pattern(r"[A-Za-z0-9_-]+=*", _eab_key),
+    "tls.certificate": _Kind(_LINE, partial(_pem_file, block="CERTIFICATE")),
+    "tls.key": _Kind(_LINE, partial(_pem_file, block="PRIVATE KEY")),
+    "monitor.listen": _ENDPOINTS,
 }
 
-_SECTIONS: Final = frozenset(key.partition(".")[0] for key in _READERS if "." in key)
+# What nobody is to see.
+SECRET_KEYS: Final = frozenset(("mx.password", "token.key", "acme.eab_key"))
+
+_SECTIONS: Final[Mapping[str, type[Any]]] = {
+    "mx": MXSettings,
+    "token": TokenSettings,
+    "events": EventSettings,
+    "calls": CallSettings,
+    "numbers": NumberSettings,
+    "login": LoginSettings,
+    "acme": AcmeSettings,
+    "tls": TLSSettings,
+    "monitor": MonitorSettings,
+}
 
 
 def _of(section: str) -> list[str]:
-    return [key for key in _READERS if key.startswith(f"{section}.")]
+    return [key for key in _KINDS if key.startswith(f"{section}.")]
 
 
 def _read(item: _Item, read_file: ReadFile) -> Any:
-    return _READERS[item.key](item, read_file)
+    return _KINDS[item.key].read(item, read_file)
 
 
-_REQUIRED: Final[Mapping[str, str]] = {
+REQUIRED: Final[Mapping[str, str]] = {
     "mx.addr": "required: the address of the MX, such as 192.0.2.10",
     "mx.login": "required: the login of the server connection",
     "mx.password": "required (or mx.password_file): the password of the server connection",
@@ -879,7 +961,7 @@ _PAIRS: Final = (("tls.certificate", "tls.key"), ("acme.eab_kid", "acme.eab_key"
 def _build(values: dict[str, Any], source: str) -> Config:
     if "mx.password_file" in values:
         values["mx.password"] = values.pop("mx.password_file")
-    for key, expected in _REQUIRED.items():
+    for key, expected in REQUIRED.items():
         if key not in values:
             raise ConfigError(source, key, expected)
     for pair in _PAIRS:
@@ -906,13 +988,6 @@ def _build(values: dict[str, Any], source: str) -> Config:
             verify_chosen="verify" in mx,
             **mx,
         ),
-        token=TokenSettings(**section("token")),
-        events=EventSettings(**section("events")),
-        calls=CallSettings(**section("calls")),
-        numbers=NumberSettings(**section("numbers")),
-        login=LoginSettings(**section("login")),
-        acme=AcmeSettings(**section("acme")),
-        tls=TLSSettings(**section("tls")),
-        monitor=MonitorSettings(**section("monitor")),
+        **{name: make(**section(name)) for name, make in _SECTIONS.items() if name != "mx"},
         **{key: values[key] for key in _PLAIN_KEYS if key in values},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -15,6 +16,7 @@ from twisted.python import usage
 
 from mxflex import config, logs
 from mxflex.errors import ConfigError
+from mxflex.schema import schema_text
 
 DEFAULT_CONFIG = "mxflex.yaml"
 
@@ -57,6 +59,11 @@ class Options(usage.Options):
             _one_of(*logs.LEVELS),
         ],
     ]
+
+    def opt_config_schema(self) -> NoReturn:
+        """Print a JSON Schema of the configuration, for editors, and end."""
+        sys.stdout.write(schema_text())
+        raise SystemExit(0)
 
     def postOptions(self) -> None:
         """Refuse a file that `--demo` would not read."""

@@ -138,14 +138,14 @@ def files_below(folder, pattern="*"):
 
 
 def test_wheel_holds_what_it_should(wheel):
-    """Every module, the page and the sample are in the wheel, and nothing of Twisted's."""
+    """Every module, the page, the sample and its schema are there, and nothing of Twisted's."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     data = f"mxflex-{VERSION}.data/data/share/mxflex/"
     assert names == (
         files_below("mxflex", "*.py")
         | {"twisted/plugins/mxflex_plugin.py"}
-        | {f"{data}mxflex.yaml.sample"}
+        | {f"{data}mxflex.schema.json", f"{data}mxflex.yaml.sample"}
         | {data + name.removeprefix("contrib/") for name in files_below("contrib")}
         | {data + name for name in files_below("html")}
     )
@@ -156,7 +156,8 @@ def test_sdist_holds_what_it_should(sdist):
     with tarfile.open(sdist) as archive:
         top = f"mxflex-{VERSION}/"
         names = {name.removeprefix(top) for name in archive.getnames()}
-    wanted = {"Makefile", "LICENSE", "MANIFEST.in", "mxflex.yaml.sample", "pyproject.toml"}
+    wanted = {"Makefile", "LICENSE", "MANIFEST.in", "pyproject.toml"}
+    wanted |= {"mxflex.schema.json", "mxflex.yaml.sample"}
     for folder in ("mxflex", "twisted", "tests", "html", "contrib", "benchmarks"):
         wanted |= files_below(folder)
     made = {name for name in wanted | names if name.startswith(MADE_FOLDERS)}
@@ -182,11 +183,9 @@ def test_twistd_knows_the_commands(command, kind, request):
 
 
 def test_files_travel_with_the_wheel(installed):
-    """The page and the sample lie under share/mxflex, as they are in the checkout."""
+    """The page, the sample and its schema lie under share/mxflex, as they are in the checkout."""
     share = installed.folder / "share" / "mxflex"
-    sample = "mxflex.yaml.sample"
-    assert (share / sample).read_bytes() == (ROOT / sample).read_bytes()
-    for name in files_below("html"):
+    for name in ("mxflex.yaml.sample", "mxflex.schema.json", *files_below("html")):
         assert (share / name).read_bytes() == (ROOT / name).read_bytes()
     assert (share / "html" / "index.html").is_file()
 

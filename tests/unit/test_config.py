@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxflex import config
-from mxflex.config import Config, MXSettings, known_keys, load, load_file
+from mxflex.config import Config, MXSettings, load, load_file
 from mxflex.errors import ConfigError
 
 SAMPLE = Path(__file__).parents[2] / "mxflex.yaml.sample"
@@ -654,42 +653,6 @@ def test_sample_loads_as_it_is():
     """The sample is a sound configuration that says nothing but defaults."""
     loaded = load_file(str(SAMPLE), {})
     assert loaded == Config(mx=MXSettings(host="192.0.2.10", login="mxflex", password="secret"))
-
-
-def test_sample_shows_every_key():
-    """Every key stands in the sample with a comment above it, and works when its # is taken off."""
-    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
-    section, shown, active = "", set(), []
-    for above, line in zip(["", *lines], lines, strict=False):
-        match = re.fullmatch(r"( *)#?([a-z_]+):(.*)", line)
-        if match is None:
-            continue
-        indent, name, value = match.groups()
-        if not value:
-            section = name
-        else:
-            key = f"{section}.{name}" if indent else name
-            shown.add(key)
-            assert above.lstrip().startswith("# "), f"{key} has no comment"
-            if key == "mx.password":
-                continue
-        active.append(line.replace("#", "", 1) if line.lstrip().startswith("#") else line)
-    assert shown == known_keys()
-    pem = f"secret {BEGIN} CERTIFICATE-----{BEGIN} PRIVATE KEY-----"
-    text = "\n".join(active).replace("the secret in base64url", "c2VjcmV0")
-    loaded = load(text, "sample", {}, lambda path: pem)
-    assert loaded.acme.directory == config.LETS_ENCRYPT
-    assert loaded.acme.storage == config.AcmeSettings().storage
-    defaults = MXSettings(host="192.0.2.10", login="mxflex", password="secret")
-    assert loaded.mx.timeout == defaults.timeout
-    assert loaded.mx.keepalive == defaults.keepalive
-    assert loaded.mx.tls_minimum == defaults.tls_minimum
-    assert loaded.mx.clear_password == defaults.clear_password
-    assert loaded.token.lifetime == config.TokenSettings().lifetime
-    assert loaded.events == config.EventSettings()
-    assert loaded.calls == config.CallSettings()
-    assert loaded.login == config.LoginSettings()
-    assert loaded.html == Config(mx=defaults).html
 
 
 @given(st.text() | st.text(alphabet="{}[]:,-?&*!|>'\"%@# \n\tahost1.mx"))

@@ -15,6 +15,7 @@ MAY_SEE = {
     "wire": set(),
     "config": set(),
     "logs": set(),
+    "schema": {"config"},
     "measures": set(),
     "certs": set(),
     "simulator": {"wire"},
@@ -25,7 +26,7 @@ MAY_SEE = {
     "service": {"wire", "mx", "gateway", "web", "certs", "config", "monitor"},
     "demo": {"service", "simulator", "config", "mx", "wire"},
     "check": {"service", "certs", "config", "mx"},
-    "tap": {"service", "demo", "check", "config", "logs"},
+    "tap": {"service", "demo", "check", "config", "logs", "schema"},
 }
 
 MODULES = sorted((ROOT / "mxflex").rglob("*.py"))
