@@ -63,10 +63,13 @@ class Curl:
         answer = await self.get("--http1.1", "/api/login", *form)
         return json.loads(answer.rpartition("\r\n\r\n")[2])["access_token"]
 
-    def open_stream(self, version, token):
-        """Open an event stream and give it as `CurlStream`."""
-        header = ("--include", "--no-buffer", "--header", f"Authorization: Bearer {token}")
-        return CurlStream(self.run(version, "/api/events", *header))
+    def open_stream(self, version, token, *, in_url=False):
+        """Open an event stream, with the token in a header or in the URL; gives `CurlStream`."""
+        how = ("--include", "--no-buffer")
+        if in_url:
+            return CurlStream(self.run(version, f"/api/events?access_token={token}", *how))
+        header = ("--header", f"Authorization: Bearer {token}")
+        return CurlStream(self.run(version, "/api/events", *how, *header))
 
 
 class CurlStream:
