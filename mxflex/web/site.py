@@ -406,7 +406,7 @@ class Request(TwistedRequest):
 
 @attrs.frozen
 class CrossOrigin:
-    """Which other sites' pages may call the API (WHATWG Fetch, 3.2).
+    """Which other sites' pages may call the API, and load files as modules (WHATWG Fetch, 3.2).
 
     Args:
         origins: Such as `https://crm.example.com`.
@@ -423,7 +423,10 @@ class CrossOrigin:
         if origin not in self.origins:
             return False
         request.setHeader("access-control-allow-origin", origin)
-        request.setHeader("access-control-expose-headers", "ETag, Retry-After, WWW-Authenticate")
+        # By `Date` a page knows how far its clock is from the times in the answers.
+        request.setHeader(
+            "access-control-expose-headers", "Date, ETag, Retry-After, WWW-Authenticate"
+        )
         if request.method != b"OPTIONS" or not request.getHeader("access-control-request-method"):
             return False
         request.setHeader("access-control-allow-methods", "GET, HEAD, POST")
@@ -436,7 +439,7 @@ class CrossOrigin:
 
 
 class _Preflight(Resource):
-    """Answers a browser's question before it lets a page call the API."""
+    """Answers a browser's question before it lets a page of another site ask."""
 
     isLeaf = True
 
@@ -460,7 +463,7 @@ class Root(Resource):
     Args:
         api: The routes of the API.
         files: The static files.
-        cross_origin: Which pages of other sites may use the API.
+        cross_origin: Which pages of other sites may use both.
     """
 
     isLeaf = False
@@ -473,13 +476,15 @@ class Root(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """Give the resource for the first part of a path."""
+        if self._cross_origin.apply(request):
+            return _Preflight()
         # Klein takes a path that is no text for an error of its own; for the files there is no such
         # path.
         if path == b"api" and len(request.postpath) > 1 and not request.postpath[0]:
             # werkzeug would not mind a second slash here.
             return _Nothing()
         if path == b"api" and _is_text(b"/".join(request.postpath)):
-            return _Preflight() if self._cross_origin.apply(request) else self._api
+            return self._api
         # The files look at the whole path.
         request.postpath.insert(0, request.prepath.pop())
         return self._files

@@ -215,7 +215,7 @@ async def test_answers_for_a_configured_site_may_be_read(daemon):
     ):
         assert reply.header("access-control-allow-origin") == SITE
         exposed = reply.header("access-control-expose-headers").split(", ")
-        assert {"ETag", "Retry-After", "WWW-Authenticate"} <= set(exposed)
+        assert {"Date", "ETag", "Retry-After", "WWW-Authenticate"} <= set(exposed)
         assert "Origin" in ", ".join(reply.headers.getRawHeaders("vary"))
         assert reply.header("access-control-allow-credentials") is None
     stream = await running.open_stream(token, headers={"Origin": SITE})
@@ -236,12 +236,27 @@ async def test_other_sites_are_told_nothing(daemon, origin):
 
 
 @pytest_twisted.ensureDeferred
-async def test_static_files_are_for_no_other_site(daemon):
-    """Files are no part of the API: they carry no header for other sites."""
+async def test_files_may_be_imported_by_configured_sites(daemon):
+    """A module loads on a page of a configured site, whether it is new there or known already."""
     running = await daemon(cors=[SITE], ready=False)
-    (running.html / "a.txt").write_text("x")
-    reply = await running.raw("GET", "/a.txt", f"Origin: {SITE}")
-    assert all(reply.header(name) is None for name in CORS_HEADERS)
+    (running.html / "a.js").write_text("export const a = 1;")
+    reply = await running.raw("GET", "/a.js", f"Origin: {SITE}")
+    known = await running.raw(
+        "GET", "/a.js", f"Origin: {SITE}", f"If-None-Match: {reply.header('etag')}"
+    )
+    assert (reply.status, known.status) == (200, 304)
+    for each in (reply, known):
+        assert each.header("access-control-allow-origin") == SITE
+        assert each.header("access-control-allow-credentials") is None
+        assert each.header("vary") == "Origin"
+    preflight = await running.raw(
+        "OPTIONS", "/a.js", f"Origin: {SITE}", "Access-Control-Request-Method: GET"
+    )
+    assert preflight.status == 204
+    for origin in ("https://evil.example.com", "null"):
+        reply = await running.raw("GET", "/a.js", f"Origin: {origin}")
+        assert reply.status == 200
+        assert all(reply.header(name) is None for name in CORS_HEADERS)
 
 
 # --- The log --------------------------------------------------------------------------------------
