@@ -33,7 +33,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
 class Options(usage.Options):
     """The options of `twistd mxflex`."""
 
-    synopsis = "[--config FILE | --demo] [--log-format text|json] [--log-level LEVEL]"
+    synopsis = (
+        "[--config FILE | --demo [--quiet] [--control tcp:PORT]]"
+        " [--log-format text|json] [--log-level LEVEL]"
+    )
     longdesc = (
         "Serves logins, call events, contacts and call control of a Zultys MX to web applications."
         " mxflex.yaml.sample shows what can be configured."
@@ -41,9 +44,16 @@ class Options(usage.Options):
     optFlags: ClassVar[list[list[Any]]] = [
         ["check-config", None, "Try what the configuration says, print what works, and end."],
         ["demo", None, "Play the MX as well, with a small company that calls; no file is needed."],
+        ["quiet", None, "With --demo: let nothing happen there by itself."],
     ]
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", None, None, f"The configuration, YAML or JSON. [default: {DEFAULT_CONFIG}]"],
+        [
+            "control",
+            None,
+            "",
+            "With --demo: serve HTTP to act for its telephones, at tcp:PORT of this machine.",
+        ],
         [
             "log-format",
             None,
@@ -71,6 +81,8 @@ class Options(usage.Options):
             raise usage.UsageError("--demo reads no configuration; leave out --config")
         if self["demo"] and self["check-config"]:
             raise usage.UsageError("--demo reads no configuration that could be checked")
+        if not self["demo"] and (self["quiet"] or self["control"]):
+            raise usage.UsageError("--quiet and --control are about --demo, which is missing")
 
 
 def makeService(options: Options) -> IService:
@@ -116,10 +128,11 @@ def _check(path: str, reactor: Any) -> NoReturn:
     task.react(work, _reactor=reactor)
 
 
-def _demo(_options: Options, reactor: Any) -> tuple[IService, list[str]]:
+def _demo(options: Options, reactor: Any) -> tuple[IService, list[str]]:
     from mxflex import demo  # noqa: PLC0415 - see _configured
 
-    return demo.build(reactor, os.environ), []
+    quiet = bool(options["quiet"])
+    return demo.build(reactor, os.environ, quiet=quiet, control=options["control"]), []
 
 
 def _configured(options: Options, reactor: Any) -> tuple[IService, list[str]]:

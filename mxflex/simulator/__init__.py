@@ -11,8 +11,12 @@ the client's logic, so a misunderstanding on one side cannot hide on the other.
     certificate.py  a certificate of its own making, and TLS contexts
     session.py      one connection: login, rights, commands
     server.py       `SimulatedMX`: listens, joins sessions and switchboard, serves the tests
-    scenario.py     YAML to company, switches and scripts; runs the scripts
+    scenario.py     YAML to company, switches and scripts
+    playing.py      lets scripts and single steps happen
     demo.py         the built-in scenario
+    flows.py        its scripts that are played on demand, one for each way a call can go
+    control.py      HTTP to act for the telephones, and to let things go wrong
+    listening.py    ports that are bound before the reactor runs
     tap.py          `twistd mxsim`, and the simulator inside `twistd mxflex --demo`
 
 Begin with `server.SimulatedMX`. `docs/simulator.md` is the manual.

@@ -2,13 +2,16 @@
 
 Each user takes part in a script of a few seconds that begins again and again, so an open stream of
 any of them soon shows something. Numbers are from the ranges set aside for fiction.
+The scripts of `flows` are there too, to be played on demand.
 """
 
 from __future__ import annotations
 
+from mxflex.simulator.flows import FLOWS
+
 SCENARIO_NAME = "the built-in scenario"
 
-SCENARIO = """\
+_EVERY_DAY = """\
 company:
   serial: "63022"
   server: {login: mxflex, password: demo-server}
@@ -132,4 +135,7 @@ scripts:
       - presence: {ext: "3083", status: NotAvailable, note: in a meeting}
       - wait: 20
       - presence: {ext: "3083", status: Available, note: ""}
+
 """
+
+SCENARIO = _EVERY_DAY + FLOWS

@@ -149,6 +149,18 @@ class Faults:
         """Let a command work again."""
         self._armed.pop(command, None)
 
+    @property
+    def of_commands(self) -> dict[str, CommandFault]:
+        """What has been set for which command."""
+        return {command: armed.fault for command, armed in self._armed.items()}
+
+    def end(self) -> None:
+        """Let everything work again."""
+        for field in attrs.fields(Faults):
+            if field.init:
+                setattr(self, field.name, field.default)
+        self._armed.clear()
+
     def strike(self, command: str) -> CommandFault:
         """Give what goes wrong with a command that has just come."""
         armed = self._armed.get(command) or self._armed.get(EVERY_COMMAND)

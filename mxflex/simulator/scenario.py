@@ -1,7 +1,7 @@
 """Scenarios: a company, its switches, and calls that happen by themselves, as YAML.
 
-`load` is pure: text in, frozen values out, and every mistake is a `ConfigError` that names the
-file, the key and what is expected there. `Playing` lets the scripts happen on a `SimulatedMX`.
+Pure: text in, frozen values out, and every mistake is a `ConfigError` that names the file, the key
+and what is expected there. `playing` lets the scripts happen.
 
 `docs/simulator.md` describes the format; `demo.SCENARIO` is an example that uses all of it.
 """
@@ -10,29 +10,23 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
 import attrs
 import yaml
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from mxflex.errors import CommandRefused, ConfigError
+from mxflex.errors import ConfigError
 from mxflex.simulator.behaviour import Behaviour
 from mxflex.simulator.company import (
     Company,
     OutsideParty,
     ServerAccount,
     User,
-    dialled,
     make_jid,
     serial_number,
 )
-from mxflex.simulator.server import SimulatedMX
-from mxflex.simulator.switchboard import Call, Party, State, Switchboard
 from mxflex.wire.xmltext import is_sendable
 
 log = Logger()
@@ -44,6 +38,8 @@ SERIAL_LENGTH: Final = 5
 
 # Seconds; keeps a slip of the keyboard from turning a pause into weeks.
 MAX_SECONDS: Final = 86_400.0
+# Between two runs of a script that has no pause of its own, in seconds.
+PLAYED_PAUSE: Final = 3.0
 
 
 # --- What a script says ---------------------------------------------------------------------------
@@ -58,15 +54,22 @@ class Wait:
 
 @attrs.frozen(kw_only=True)
 class Dial:
-    """Somebody calls somebody; of several numbers each run takes the next."""
+    """Somebody calls somebody; of several numbers each run takes the next.
+
+    Attributes:
+        callers: Who calls.
+        to: Who is called.
+        name: What a caller from outside presents; "" for the name that is known of the number.
+    """
 
     callers: tuple[str, ...]
     to: tuple[str, ...]
+    name: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class At:
-    """Something happens at one telephone; `action` is a key of `_AT` or one of `_AT_SPECIAL`."""
+    """Something happens at one telephone; `action` is one of `AT`."""
 
     action: str
     number: str
@@ -74,7 +77,7 @@ class At:
 
 @attrs.frozen(kw_only=True)
 class Towards:
-    """A telephone sends its call, or itself, to another; `action` is one of `_TOWARDS`."""
+    """A telephone sends its call, or itself, to another; `action` is one of `TOWARDS`."""
 
     action: str
     number: str
@@ -128,13 +131,14 @@ class Script:
 
     Attributes:
         name: For the log.
-        start: Seconds from the start of the simulator to the first run.
+        start: Seconds from the start of the simulator to the first run; None when it is played only
+            on demand.
         pause: Seconds between two runs; None for a single run.
         steps: What happens.
     """
 
     name: str
-    start: float = 0.0
+    start: float | None = 0.0
     pause: float | None = None
     steps: tuple[Step, ...]
 
@@ -169,35 +173,58 @@ class Scenario:
         """Give the switches as they are at the beginning."""
         return Behaviour(**dict(self.behaviour))
 
+    def quiet(self) -> Scenario:
+        """Give the same company, where nothing happens by itself."""
+        times = ("outside_answers_after", "outside_hangs_up_after", "no_answer_after")
+        return attrs.evolve(
+            self,
+            users=tuple(attrs.evolve(user, answers_after=None) for user in self.users),
+            outside=tuple(attrs.evolve(party, answers_after=None) for party in self.outside),
+            behaviour=tuple((name, v) for name, v in self.behaviour if name not in times),
+            scripts=tuple(attrs.evolve(script, start=None) for script in self.scripts),
+        )
 
-_Operation = Callable[[Switchboard, Call, Party], object]
+    def playing(self, *names: str) -> Scenario:
+        """Give the same company, where these scripts alone happen, over and over.
 
-# What one telephone does with its call, and the states in which its call must be.
-_AT: Final[dict[str, tuple[tuple[State, ...], _Operation]]] = {
-    "fail": ((State.ALERTING,), lambda board, call, _party: board.fail(call)),
-    "hang_up": ((), Switchboard.clear),
-    "hold": ((State.CONNECTED,), Switchboard.hold),
-    "retrieve": ((State.HOLD,), Switchboard.retrieve),
-    "park": ((State.CONNECTED,), Switchboard.park),
-    "record": (
-        (State.CONNECTED,),
-        lambda board, call, party: board.record(call, party, active=True),
-    ),
-    "stop_recording": (
-        (State.CONNECTED,),
-        lambda board, call, party: board.record(call, party, active=False),
-    ),
-}
-# What takes more than one call, or may find that somebody has done it already.
-_AT_SPECIAL: Final = frozenset({"answer", "no_answer", "join", "pick_up"})
+        Raises:
+            ConfigError: There is no such script.
+        """
+        known = {script.name for script in self.scripts}
+        for name in names:
+            if name not in known:
+                raise ConfigError(name, "", f"no such script; there are {', '.join(sorted(known))}")
+        return attrs.evolve(
+            self,
+            scripts=tuple(
+                attrs.evolve(script, start=1.0, pause=script.pause or PLAYED_PAUSE)
+                if script.name in names
+                else attrs.evolve(script, start=None)
+                for script in self.scripts
+            ),
+        )
 
-_TOWARDS: Final = frozenset({"transfer", "deflect", "consult"})
-_STEPS: Final = (
+
+# What one telephone does with its call.
+AT: Final = (
+    "fail",
+    "hang_up",
+    "hold",
+    "retrieve",
+    "park",
+    "record",
+    "stop_recording",
+    "answer",
+    "join",
+    "no_answer",
+    "pick_up",
+)
+TOWARDS: Final = ("consult", "deflect", "transfer")
+STEPS: Final = (
     "call",
     "wait",
-    *_AT,
-    *sorted(_AT_SPECIAL),
-    *sorted(_TOWARDS),
+    *AT,
+    *TOWARDS,
     "presence",
     "add_user",
     "update_user",
@@ -212,8 +239,16 @@ _STEPS: Final = (
 _NUMBER = re.compile(r"\+?[0-9*#]*[0-9][0-9*#]*")
 
 
-class _Node:
-    """A value of the YAML text, with the path that leads to it."""
+class Node:
+    """A value of a YAML or JSON text, with the path that leads to it; made to be read once.
+
+    Each reading raises `ConfigError` where the value is another than what is asked for.
+
+    Args:
+        source: The name of the text, for errors.
+        path: The keys that lead here; "" at the top.
+        value: The value.
+    """
 
     def __init__(self, source: str, path: str, value: Any) -> None:
         self.source = source
@@ -224,14 +259,14 @@ class _Node:
         """Make the error for this value; it never repeats the value, which may be a secret."""
         return ConfigError(self.source, self.path, expected)
 
-    def items(self) -> Iterator[_Node]:
+    def items(self) -> Iterator[Node]:
         """Walk the entries of a list."""
         if not isinstance(self.value, list):
             raise self.wrong("expected a list")
         for index, each in enumerate(self.value):
-            yield _Node(self.source, f"{self.path}[{index}]", each)
+            yield Node(self.source, f"{self.path}[{index}]", each)
 
-    def keys(self, *known: str, required: Sequence[str] = ()) -> dict[str, _Node]:
+    def keys(self, *known: str, required: Sequence[str] = ()) -> dict[str, Node]:
         """Give the values of a mapping that has no keys but these."""
         if not isinstance(self.value, dict):
             raise self.wrong("expected a mapping of " + ", ".join(known))
@@ -239,19 +274,20 @@ class _Node:
         for key, value in self.value.items():
             if key not in known:
                 name = " ".join(str(key).split())[:MAX_KEY_LENGTH]
-                raise _Node(self.source, self._below(name), value).wrong(
+                raise Node(self.source, self._below(name), value).wrong(
                     "unknown key; known are " + ", ".join(known)
                 )
-            nodes[key] = _Node(self.source, self._below(key), value)
+            nodes[key] = Node(self.source, self._below(key), value)
         for key in required:
             if key not in nodes:
-                raise _Node(self.source, self._below(key), None).wrong("is missing")
+                raise Node(self.source, self._below(key), None).wrong("is missing")
         return nodes
 
     def _below(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
 
     def text(self) -> str:
+        """Give text that may be sent."""
         if not isinstance(self.value, str) or not is_sendable(self.value):
             raise self.wrong("expected text; numbers need quotes")
         return self.value
@@ -289,6 +325,7 @@ class _Node:
         return tuple(each.number() for each in self.items())
 
     def seconds(self) -> float:
+        """Give a duration in seconds."""
         value = self.value
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong("expected a number of seconds")
@@ -304,7 +341,7 @@ class _Node:
                 raise self.wrong("expected one of " + ", ".join(repr(c) for c in choices))
             return self.value
         if hint in (float | None, float):
-            return None if self.value is None else self.seconds()
+            return None if self.value is None and hint is not float else self.seconds()
         if hint is bool:
             if not isinstance(self.value, bool):
                 raise self.wrong("expected true or false")
@@ -369,10 +406,10 @@ def load(text: str, source: str) -> Scenario:
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(source, "", f"not YAML: {reason}") from None
-    return _scenario(_Node(source, "", data))
+    return _scenario(Node(source, "", data))
 
 
-def _scenario(root: _Node) -> Scenario:
+def _scenario(root: Node) -> Scenario:
     keys = root.keys(
         "company", "users", "outside", "behaviour", "scripts", required=("company", "users")
     )
@@ -382,22 +419,23 @@ def _scenario(root: _Node) -> Scenario:
     users = tuple(_user(node, serial) for node in keys["users"].items())
     if not users:
         raise keys["users"].wrong("expected at least one user")
-    _check_unique(keys["users"], users)
+    _check_unique(keys["users"], users, "ext", "login", "jid")
+    extensions = {user.ext for user in users}
+    scripts: tuple[Script, ...] = ()
+    if "scripts" in keys:
+        scripts = tuple(_script(node, extensions, serial) for node in keys["scripts"].items())
+        _check_unique(keys["scripts"], scripts, "name")
     return Scenario(
         serial=serial,
         account=ServerAccount(login=server["login"].word(), password=server["password"].word()),
         users=users,
         outside=tuple(_outside(n) for n in keys["outside"].items()) if "outside" in keys else (),
-        behaviour=_behaviour(keys["behaviour"]) if "behaviour" in keys else (),
-        scripts=tuple(
-            _script(node, {user.ext for user in users}, serial) for node in keys["scripts"].items()
-        )
-        if "scripts" in keys
-        else (),
+        behaviour=read_behaviour(keys["behaviour"]) if "behaviour" in keys else (),
+        scripts=scripts,
     )
 
 
-def _serial(node: _Node) -> str:
+def _serial(node: Node) -> str:
     text = str(node.value) if isinstance(node.value, int) else node.text()
     try:
         serial_number(text)
@@ -412,7 +450,7 @@ _USER_HINTS = typing.get_type_hints(User)
 _REQUIRED_OF_USERS = ("ext", "login", "password")
 
 
-def _user_fields(node: _Node, required: Sequence[str]) -> dict[str, Any]:
+def _user_fields(node: Node, required: Sequence[str]) -> dict[str, Any]:
     keys = node.keys(*(["ext"] + [n for n in _USER_HINTS if n != "ext"]), required=required)
     fields: dict[str, Any] = {}
     for name, each in keys.items():
@@ -429,26 +467,27 @@ def _user_fields(node: _Node, required: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def _user(node: _Node, serial: str) -> User:
+def _user(node: Node, serial: str) -> User:
     fields = _user_fields(node, _REQUIRED_OF_USERS)
     # A multiplier prime to 2**32 spreads the extensions over the ids, without a collision.
     low = int(fields["ext"]) * 0x9E3779B1
     return User(**{"jid": make_jid(serial, low), **fields})
 
 
-def _check_unique(node: _Node, users: Sequence[User]) -> None:
-    for name in ("ext", "login", "jid"):
+def _check_unique(node: Node, things: Sequence[User | Script], *names: str) -> None:
+    for name in names:
         seen = set()
-        for user, each in zip(users, node.items(), strict=True):
-            value = getattr(user, name)
+        for thing, each in zip(things, node.items(), strict=True):
+            value = getattr(thing, name)
             if value in seen:
+                kind = "script" if isinstance(thing, Script) else "user"
                 raise ConfigError(
-                    node.source, f"{each.path}.{name}", "another user has the same one"
+                    node.source, f"{each.path}.{name}", f"another {kind} has the same one"
                 )
             seen.add(value)
 
 
-def _outside(node: _Node) -> OutsideParty:
+def _outside(node: Node) -> OutsideParty:
     keys = node.keys("number", "name", "answers_after", "busy", required=("number",))
     fields: dict[str, Any] = {"number": keys["number"].number()}
     if "name" in keys:
@@ -463,7 +502,12 @@ def _outside(node: _Node) -> OutsideParty:
 _BEHAVIOUR_HINTS = typing.get_type_hints(Behaviour)
 
 
-def _behaviour(node: _Node) -> tuple[tuple[str, Any], ...]:
+def read_behaviour(node: Node) -> tuple[tuple[str, Any], ...]:
+    """Read switches.
+
+    Raises:
+        ConfigError: There is no such switch, or not with such a value.
+    """
     keys = node.keys(*_BEHAVIOUR_HINTS)
     values = [(name, each.of_type(_BEHAVIOUR_HINTS[name])) for name, each in keys.items()]
     for name, value in values:
@@ -472,9 +516,9 @@ def _behaviour(node: _Node) -> tuple[tuple[str, Any], ...]:
     return tuple(values)
 
 
-def _script(node: _Node, extensions: set[str], serial: str) -> Script:
+def _script(node: Node, extensions: set[str], serial: str) -> Script:
     keys = node.keys("name", "start", "pause", "steps", required=("steps",))
-    steps = tuple(_step(each, extensions, serial) for each in keys["steps"].items())
+    steps = tuple(read_step(each, extensions, serial) for each in keys["steps"].items())
     if not steps:
         raise keys["steps"].wrong("expected at least one step")
     pause = keys["pause"].seconds() if "pause" in keys else None
@@ -482,24 +526,33 @@ def _script(node: _Node, extensions: set[str], serial: str) -> Script:
         raise node.wrong("a script that repeats needs a pause or a wait, or it never lets go")
     return Script(
         name=keys["name"].text() if "name" in keys else node.path,
-        start=keys["start"].seconds() if "start" in keys else 0.0,
+        start=keys["start"].of_type(float | None) if "start" in keys else 0.0,
         pause=pause,
         steps=steps,
     )
 
 
-def _step(node: _Node, extensions: set[str], serial: str) -> Step:
+def read_step(node: Node, extensions: set[str], serial: str) -> Step:
+    """Read one step.
+
+    Args:
+        node: A mapping with the step's name as its only key.
+        extensions: Those of the company; those of `add_user` are added.
+        serial: The serial of the MX, which new users' ids are made of.
+
+    Raises:
+        ConfigError: It is no step.
+    """
     if not isinstance(node.value, dict) or len(node.value) != 1:
         raise node.wrong('expected one step, such as `answer: "3095"`')
-    (name, argument) = next(iter(node.keys(*_STEPS).items()))
-    if name in _AT or name in _AT_SPECIAL:
+    (name, argument) = next(iter(node.keys(*STEPS).items()))
+    if name in AT:
         return At(action=name, number=argument.number())
-    if name in _TOWARDS:
+    if name in TOWARDS:
         keys = argument.keys("from", "to", required=("from", "to"))
         return Towards(action=name, number=keys["from"].number(), to=keys["to"].number())
     if name == "call":
-        keys = argument.keys("from", "to", required=("from", "to"))
-        return Dial(callers=keys["from"].numbers(), to=keys["to"].numbers())
+        return read_dial(argument)
     if name == "wait":
         return Wait(seconds=argument.seconds())
     if name == "force_logout":
@@ -507,7 +560,21 @@ def _step(node: _Node, extensions: set[str], serial: str) -> Step:
     return _step_about_people(name, argument, extensions, serial)
 
 
-def _step_about_people(name: str, argument: _Node, extensions: set[str], serial: str) -> Step:
+def read_dial(node: Node) -> Dial:
+    """Read who calls whom.
+
+    Raises:
+        ConfigError: Something is missing or wrong.
+    """
+    keys = node.keys("from", "to", "name", required=("from", "to"))
+    return Dial(
+        callers=keys["from"].numbers(),
+        to=keys["to"].numbers(),
+        name=keys["name"].text() if "name" in keys else "",
+    )
+
+
+def _step_about_people(name: str, argument: Node, extensions: set[str], serial: str) -> Step:
     if name == "add_user":
         user = _user(argument, serial)
         extensions.add(user.ext)
@@ -526,188 +593,8 @@ def _step_about_people(name: str, argument: _Node, extensions: set[str], serial:
     return ChangeUser(ext=fields.pop("ext"), fields=tuple(fields.items()))
 
 
-def _known_extension(node: _Node, extensions: set[str]) -> str:
+def _known_extension(node: Node, extensions: set[str]) -> str:
     ext = node.number()
     if ext not in extensions:
         raise node.wrong("expected the extension of a user of this scenario")
     return ext
-
-
-# --- Playing --------------------------------------------------------------------------------------
-
-
-class _Over(Exception):
-    """The rest of this run makes no sense: somebody has ended or taken the call."""
-
-
-def _log_end(failure: Failure, name: str) -> None:
-    if not failure.check(CancelledError):
-        log.failure("script {name} has failed", failure, name=name)
-
-
-class Playing:
-    """Lets the scripts of a scenario happen.
-
-    People who work with the simulator come first: a script leaves a telephone alone that somebody
-    uses, and when somebody hangs up a script's call, that run of the script is over.
-
-    Args:
-        mx: Where they happen.
-        scripts: What happens.
-    """
-
-    def __init__(self, mx: SimulatedMX, scripts: Sequence[Script]) -> None:
-        self._mx = mx
-        self._scripts = scripts
-        self._running: list[Deferred[None]] = []
-
-    def start(self) -> None:
-        """Begin with all scripts."""
-        for script in self._scripts:
-            running = Deferred.fromCoroutine(self._repeat(script))
-            running.addErrback(_log_end, script.name)
-            self._running.append(running)
-
-    def stop(self) -> None:
-        """End all scripts and their calls."""
-        while self._running:
-            self._running.pop().cancel()
-
-    async def _sleep(self, seconds: float) -> None:
-        await deferLater(self._mx.clock, seconds)
-
-    async def _repeat(self, script: Script) -> None:
-        await self._sleep(script.start)
-        turn = 0
-        while True:
-            await _Run(self._mx, turn, self._sleep).play(script)
-            if script.pause is None:
-                return
-            turn += 1
-            await self._sleep(script.pause)
-
-
-class _Run:
-    """One run of one script, with the calls that it leads."""
-
-    def __init__(
-        self, mx: SimulatedMX, turn: int, sleep: Callable[[float], Awaitable[None]]
-    ) -> None:
-        self._mx = mx
-        self._turn = turn
-        self._sleep = sleep
-        self._calls: list[Call] = []
-
-    async def play(self, script: Script) -> None:
-        """Do all steps; leave no call behind, whatever happens."""
-        try:
-            for step in script.steps:
-                if isinstance(step, Wait):
-                    await self._sleep(step.seconds)
-                else:
-                    self._do(step)
-        except (CommandRefused, _Over) as reason:
-            log.debug("script {name} stops early: {reason}", name=script.name, reason=str(reason))
-        finally:
-            for call in self._calls:
-                self._end(call)
-
-    def _end(self, call: Call) -> None:
-        if call in self._mx.switchboard.calls and call.live:
-            self._mx.switchboard.clear(call, call.live[0])
-            self._mx.deliver()
-
-    def _do(self, step: Step) -> None:
-        mx = self._mx
-        match step:
-            case Dial():
-                caller = step.callers[self._turn % len(step.callers)]
-                self._dial(caller, step.to[self._turn % len(step.to)])
-            case At():
-                self._at(step)
-            case Towards():
-                self._towards(step)
-            case SetPresence():
-                mx.set_presence(step.ext, step.status, step.note)
-            case ChangeUser():
-                mx.update_user(attrs.evolve(mx.user(step.ext), **dict(step.fields)))
-            case AddUser():
-                mx.add_user(step.user)
-            case DeleteUser():
-                mx.delete_user(step.ext)
-            case ForceLogout():
-                mx.force_logout(step.session_type)
-
-    def _leave_alone(self, number: str) -> None:
-        """Give way when a telephone has another call."""
-        for call in self._mx.switchboard.calls:
-            party = call.party(number)
-            if call not in self._calls and party is not None and party in call.live:
-                raise _Over(f"{number} is in use")
-
-    def _lead(self, call: Call) -> None:
-        """Take charge of a call before anybody else thinks that it is left to itself."""
-        self._calls.append(call)
-        self._mx.telephones.led.add(call)
-        self._mx.deliver()
-
-    def _dial(self, caller: str, to: str) -> None:
-        board = self._mx.switchboard
-        for number in (caller, to):
-            if self._mx.company.user(number) is not None:
-                self._leave_alone(number)
-        if self._mx.company.user(caller) is None:
-            self._lead(board.call_in(caller, to)[0])
-        else:
-            self._lead(board.make_call(caller, to)[0])
-
-    def _mine(self, number: str, *states: State) -> tuple[Call, Party]:
-        for call in reversed(self._calls):
-            party = call.party(dialled(number))
-            if party is not None and party in call.live and (not states or party.state in states):
-                return call, party
-        raise _Over(f"{number} has no such call any more")
-
-    def _at(self, step: At) -> None:
-        board, number = self._mx.switchboard, step.number
-        match step.action:
-            case "answer" | "no_answer":
-                self._stop_ringing(step)
-            case "join":
-                board.transfer(self._mine(number, State.HOLD), self._mine(number, State.CONNECTED))
-            case "pick_up":
-                self._leave_alone(number)
-                board.pick_up(number, self._parked())
-            case _:
-                states, operation = _AT[step.action]
-                operation(board, *self._mine(number, *states))
-        self._mx.deliver()
-
-    def _stop_ringing(self, step: At) -> None:
-        call, party = self._mine(step.number)
-        if party.state is not State.ALERTING:
-            return  # somebody was quicker
-        if step.action == "no_answer":
-            self._mx.switchboard.no_answer(call, party)
-        else:
-            self._leave_alone(step.number)
-            self._mx.switchboard.answer(call, party)
-
-    def _parked(self) -> int | str:
-        for call in self._calls:
-            if call.parked_ids:
-                return call.parked_ids[0]
-        raise _Over("nothing is parked")
-
-    def _towards(self, step: Towards) -> None:
-        board = self._mx.switchboard
-        self._leave_alone(step.to)
-        match step.action:
-            case "transfer":
-                board.single_step_transfer(*self._mine(step.number, State.CONNECTED), step.to)
-            case "deflect":
-                board.deflect(*self._mine(step.number, State.ALERTING), step.to)
-            case "consult":
-                self._mine(step.number, State.CONNECTED, State.HOLD)
-                self._lead(board.make_call(step.number, step.to)[0])
-        self._mx.deliver()

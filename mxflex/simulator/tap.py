@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import socket
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
@@ -13,14 +12,16 @@ from twisted.python import usage
 
 from mxflex.errors import ConfigError
 from mxflex.simulator.company import ServerAccount, User
+from mxflex.simulator.control import Control, ControlService, bind_control
 from mxflex.simulator.demo import SCENARIO, SCENARIO_NAME
-from mxflex.simulator.scenario import MAX_SCENARIO_BYTES, Playing, Scenario, load
+from mxflex.simulator.listening import MAX_PORT, BoundPort
+from mxflex.simulator.playing import Playing
+from mxflex.simulator.scenario import MAX_SCENARIO_BYTES, Scenario, load
 from mxflex.simulator.server import LOOPBACK, SimulatedMX
 
 log = Logger()
 
 MX_PORT = 7778
-MAX_PORT = 65_535
 
 
 def _port(text: str) -> int:
@@ -33,89 +34,105 @@ def _port(text: str) -> int:
 class Options(usage.Options):
     """The options of `twistd mxsim`."""
 
-    synopsis = "[--port PORT] [--interface ADDRESS] [--scenario FILE]"
+    synopsis = "[--port PORT] [--scenario FILE] [--quiet | --play SCRIPT] [--control tcp:PORT]"
     longdesc = "Plays a Zultys MX telephone server, to develop and test against without one."
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["quiet", None, "Let nothing happen by itself: no script, and no telephone is answered."],
+        ["control-anywhere", None, "Let --control listen at an address that others reach."],
+    ]
     optParameters: ClassVar[list[list[Any]]] = [
         ["port", "p", MX_PORT, "The TCP port; 0 for any free one.", _port],
         ["interface", "i", LOOPBACK, "The address to listen at."],
         ["scenario", "s", None, "Company, behaviour and calls, in YAML. [default: built in]"],
+        ["control", None, "", "Serve HTTP to act for the telephones, at tcp:PORT of this machine."],
     ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["play"] = []
+
+    def opt_play(self, name: str) -> None:
+        """Play this script over and over, and no other; may be given more than once."""
+        self["play"].append(name)
+
+    def postOptions(self) -> None:
+        """Refuse what cannot be had together."""
+        if self["quiet"] and self["play"]:
+            raise usage.UsageError("--quiet lets no script play; leave out --play")
+        if self["control-anywhere"] and not self["control"]:
+            raise usage.UsageError("--control-anywhere is about --control, which is missing")
 
 
 class SimulatorService(Service):
     """Runs a simulated MX and the scripts of its scenario.
 
-    The port is bound at once, so that its number can be told and a mistake ends the start; nothing
-    is accepted before the service starts. A listening socket outlives the fork of a daemon, which
-    the registration of a port with a reactor need not.
+    Its ports are bound at once, so that their numbers can be told and a mistake ends the start;
+    nothing is accepted before the service starts.
 
     Args:
         reactor: Where it runs.
         scenario: Company, behaviour and scripts.
         interface: The address to listen at.
         port: The TCP port; 0 for any free one.
+        control: Where to serve the control API, see `control.bind_control`; "" for nowhere.
+        control_anywhere: Whether others may reach it there.
 
     Attributes:
         scenario: What it was made of.
         mx: The MX.
         host: The address.
         port: The TCP port.
+        control: The control API; None without.
 
     Raises:
-        ConfigError: The address or the port cannot be had.
+        ConfigError: An address or a port cannot be had.
     """
 
     def __init__(
-        self, reactor: Any, scenario: Scenario, interface: str = LOOPBACK, port: int = 0
+        self,
+        reactor: Any,
+        scenario: Scenario,
+        interface: str = LOOPBACK,
+        port: int = 0,
+        *,
+        control: str = "",
+        control_anywhere: bool = False,
     ) -> None:
         self.scenario = scenario
         self.mx = SimulatedMX(reactor, scenario.make_company(), scenario.make_behaviour())
         self._reactor = reactor
         self._playing = Playing(self.mx, scenario.scripts)
-        self._socket: socket.socket | None = _bind(interface, port)
-        self.host, self.port = self._socket.getsockname()[:2]
+        self._bound = BoundPort(interface, port)
+        self.host, self.port = self._bound.host, self._bound.port
+        self.control: ControlService | None = None
+        if control:
+            try:
+                place = bind_control(control, anywhere=control_anywhere)
+            except ConfigError:
+                self._bound.release()
+                raise
+            routes = Control(self.mx, scenario, self._playing)
+            self.control = ControlService(reactor, routes, place, anywhere=control_anywhere)
 
     def startService(self) -> None:
         """Listen, and begin with the scripts."""
         Service.startService(self)
-        if self._socket is not None:
-            bound, self._socket = self._socket, None
-            with bound:
-                self.mx.listening_at(
-                    self._reactor.adoptStreamPort(bound.fileno(), bound.family, self.mx.door)
-                )
-        else:
-            self.mx.listen(self.port, self.host)
+        self.mx.listening_at(self._bound.listen(self._reactor, self.mx.door))
         self._playing.start()
+        if self.control is not None:
+            self.control.startService()
 
     def stopService(self) -> Deferred[None]:
-        """End the scripts, cut all connections and close the port."""
+        """End the scripts, cut all connections and close the ports."""
         Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self.control is not None:
+            await self.control.stopService()
         self._playing.stop()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        return Deferred.fromCoroutine(self.mx.stop())
-
-
-def _bind(interface: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            interface, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setblocking(False)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(128)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"{interface}:{port}", "", f"cannot listen there: {reason}") from error
-    return bound
+        self._bound.release()
+        await self.mx.stop()
 
 
 def makeService(options: Options) -> SimulatorService:
@@ -129,7 +146,18 @@ def makeService(options: Options) -> SimulatorService:
 
     try:
         scenario = _read(options["scenario"])
-        service = SimulatorService(reactor, scenario, options["interface"], options["port"])
+        if options["quiet"]:
+            scenario = scenario.quiet()
+        elif options["play"]:
+            scenario = scenario.playing(*options["play"])
+        service = SimulatorService(
+            reactor,
+            scenario,
+            options["interface"],
+            options["port"],
+            control=options["control"],
+            control_anywhere=bool(options["control-anywhere"]),
+        )
     except ConfigError as error:
         raise SystemExit(str(error)) from error
     # The passwords of the built-in scenario are there to be known; those of a file are its owner's.
@@ -160,13 +188,24 @@ def _read(name: str | None) -> Scenario:
         raise ConfigError(name, "", "expected text in UTF-8") from None
 
 
-def demo_service(reactor: Any, port: int = 0) -> SimulatorService:
+def demo_service(
+    reactor: Any, port: int = 0, *, quiet: bool = False, control: str = ""
+) -> SimulatorService:
     """Make the simulator for `twistd mxflex --demo`, with the built-in scenario.
 
     Its `host` and `port` are known at once, its server account and users stand in `scenario`; it
     listens at the loopback address, with TLS, from the start of the service on.
 
+    Args:
+        reactor: Where it runs.
+        port: The TCP port; 0 for any free one.
+        quiet: Whether nothing happens by itself.
+        control: Where to serve the control API; "" for nowhere.
+
     Raises:
-        ConfigError: The port cannot be had.
+        ConfigError: A port cannot be had.
     """
-    return SimulatorService(reactor, load(SCENARIO, SCENARIO_NAME), port=port)
+    scenario = load(SCENARIO, SCENARIO_NAME)
+    return SimulatorService(
+        reactor, scenario.quiet() if quiet else scenario, port=port, control=control
+    )

@@ -282,6 +282,8 @@ def test_help():
         (["--log-format", "xml"], "expected one of text, json"),
         (["--log-level", "loud"], "expected one of debug, info"),
         (["--demo", "--config", "x"], "--demo reads no configuration"),
+        (["--quiet"], "--quiet and --control are about --demo"),
+        (["--control", "tcp:0"], "--quiet and --control are about --demo"),
         (["--nonsense"], "--nonsense"),
         (["surplus"], "Wrong number of arguments"),
     ],

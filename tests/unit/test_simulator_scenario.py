@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
 from mxflex.errors import ConfigError
 from mxflex.simulator.company import dialled
 from mxflex.simulator.demo import SCENARIO
-from mxflex.simulator.scenario import MAX_SECONDS, Dial, Playing, Wait, load
+from mxflex.simulator.playing import Playing
+from mxflex.simulator.scenario import MAX_SECONDS, PLAYED_PAUSE, Dial, Wait, load
 from mxflex.simulator.server import SimulatedMX
 from mxflex.simulator.switchboard import DeviceNotice
 
@@ -129,6 +131,10 @@ scripts:
         (HEAD + '  - {ext: "*1", login: c, password: p}', "x.yaml: users[2].ext: expected an ext"),
         (HEAD + '  - {ext: "٣", login: c, password: p}', "x.yaml: users[2].ext: expected a tele"),
         (HEAD + '  - {ext: "1", login: "\\0", password: p}', "x.yaml: users[2].login: expected te"),
+        (
+            HEAD + "scripts: [{name: a, steps: [{wait: 1}]}, {name: a, steps: [{wait: 1}]}]",
+            "x.yaml: scripts[1].name: another script has the same one",
+        ),
         (HEAD.replace("{server", "{serial: 1, server"), "x.yaml: company.serial: expected 5"),
         (HEAD.replace("{server", "{serial: '6-022', server"), "x.yaml: company.serial: expected 5"),
         (HEAD.replace("company: {", "company: {x: 1, "), "x.yaml: company.x: unknown key"),
@@ -262,6 +268,71 @@ scripts:
     clock.pump([1] * 6)
     assert [name for _, _, name in heard].count("DeliveredEvent") >= 3
     playing.stop()
+
+
+def test_a_script_on_demand():
+    """One without a start waits until it is asked for; then it takes the next number each time."""
+    text = (
+        HEAD
+        + """
+scripts:
+  - name: ring
+    start: null
+    steps:
+      - call: {from: ["+12025550104", "+12025550117"], to: "3095", name: Zoë}
+      - wait: 2
+"""
+    )
+    scripts = load(text, "test").scripts
+    mx, playing, clock = a_simulator(text)
+    (script,) = scripts
+    playing.start()
+    clock.pump([1] * 10)
+    assert mx.switchboard.calls == []
+    over = []
+    playing.play(script).addCallback(over.append)
+    playing.play(script, pace=0.5).addCallback(over.append)
+    assert playing.on_demand("ring") == 1
+    (call,) = mx.switchboard.calls
+    assert (call.calling, call.presented_name) == ("12025550104", "Zoë")
+    # The second run found the telephone in use, and left it alone.
+    assert over == ["step 1: 3095 is in use"]
+    clock.pump([1, 1])
+    assert over[1:] == [""]
+    playing.play(script, pace=0.5).addCallback(over.append)
+    assert mx.switchboard.calls[0].calling == "12025550104"
+    clock.advance(1)
+    assert over[2:] == [""]
+    playing.play(script).addErrback(over.append)
+    playing.stop()
+    assert mx.switchboard.calls == []
+    assert over[3].check(CancelledError)
+    assert playing.on_demand("ring") == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_quiet_company():
+    """No script begins, and no telephone is answered, given up or hung up, by itself."""
+    scenario = load(SCENARIO, "demo").quiet()
+    clock = Clock()
+    mx = SimulatedMX(
+        MemoryReactorClock(), scenario.make_company(), scenario.make_behaviour(), clock=clock
+    )
+    Playing(mx, scenario.scripts).start()
+    calls = [mx.call_in("+12025550104", "3095"), mx.user_calls("3044", "+12025550117")]
+    assert clock.getDelayedCalls() == []
+    assert mx.switchboard.calls == calls
+
+
+def test_some_scripts_alone():
+    """Those that are named play over and over, and no other; a name must be one of the scenario."""
+    scenario = load(SCENARIO, "demo").playing("hold", "park")
+    starts = {script.name: (script.start, script.pause) for script in scenario.scripts}
+    assert starts.pop("hold") == (1.0, PLAYED_PAUSE)
+    assert starts.pop("park") == (1.0, PLAYED_PAUSE)
+    assert {start for start, _ in starts.values()} == {None}
+    with pytest.raises(ConfigError, match=r"^juggle: no such script; there are a caller is parked"):
+        scenario.playing("juggle")
 
 
 def test_the_demo_keeps_every_stream_busy():
