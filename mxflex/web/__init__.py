@@ -4,6 +4,6 @@ Imports: `mxflex.gateway`, the messages of `mxflex.wire` (for their JSON form), 
 Twisted, Klein, werkzeug. No rule of the product lives here.
 
 Begin with `app` (the routes; `routes` calls them), then `access` and `fields` (what a request
-says), `render` (answers and errors), `eventstream` (an open stream), `static` (the html folder),
-`site` (below it all).
+says), `render` (answers and errors), `eventstream` (an open stream), `openapi` (the API
+for programs), `static` (the html folder), `site` (below it all).
 """

@@ -27,7 +27,8 @@ from mxflex.web.access import find_ticket, find_token
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
 from mxflex.web.listings import ContactList, encode_calls, send_contacts
-from mxflex.web.render import send_failure, send_json, send_nothing
+from mxflex.web.openapi import document
+from mxflex.web.render import send_failure, send_json, send_nothing, send_tagged
 from mxflex.web.routes import Routes
 from mxflex.web.site import Request as SiteRequest
 from mxflex.wire.codec import ConnectionID
@@ -72,6 +73,7 @@ class Api:
         self._contacts = ContactList(contacts)
         self._directory = directory
         self._token_in_url = token_in_url
+        self._document = document(token_in_url=token_in_url)
 
     def resource(self) -> Routes:
         """Give all routes as one web resource."""
@@ -229,6 +231,18 @@ class Api:
         identity, fields = self._identify(request), read_body(request)
         await self._calls.stop_recording(identity, _connection(fields))
         send_nothing(request)
+
+    # --- Documentation ------------------------------------------------------------------------
+
+    @app.route("/openapi.json", methods=["GET"])
+    def openapi_json(self, request: Request) -> bytes:
+        """Describe this API, as JSON."""
+        return send_tagged(request, self._document.json, b"no-cache")
+
+    @app.route("/openapi.yaml", methods=["GET"])
+    def openapi_yaml(self, request: Request) -> bytes:
+        """Describe this API, as YAML."""
+        return send_tagged(request, self._document.yaml, b"no-cache")
 
     # --- Errors -------------------------------------------------------------------------------
 

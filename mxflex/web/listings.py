@@ -13,7 +13,7 @@ from twisted.web.http import Request
 from mxflex.gateway.calls import Call
 from mxflex.gateway.contacts import Contacts
 from mxflex.web.eventjson import timestamp
-from mxflex.web.render import JSONBody, is_known, send_body, tell_variants
+from mxflex.web.render import Body, send_tagged
 from mxflex.wire.messages import AddressBookEntry
 
 
@@ -64,7 +64,7 @@ class ContactList:
     def __init__(self, contacts: Contacts) -> None:
         self._contacts = contacts
         self._version = -1
-        self._body = JSONBody(b"")
+        self._body = Body(b"")
 
     def render(self, request: Request) -> bytes:
         """Answer 200 with the list, or 304 when the client has it already.
@@ -83,21 +83,13 @@ def send_contacts(request: Request, entries: list[AddressBookEntry]) -> bytes:
     return _send_contacts(request, _encode_contacts(entries))
 
 
-def _encode_contacts(entries: list[AddressBookEntry]) -> JSONBody:
-    return JSONBody(orjson.dumps({"contacts": [encode_contact(entry) for entry in entries]}))
+def _encode_contacts(entries: list[AddressBookEntry]) -> Body:
+    return Body(orjson.dumps({"contacts": [encode_contact(entry) for entry in entries]}))
 
 
-def _send_contacts(request: Request, body: JSONBody) -> bytes:
-    # Weak, since the compressed text has the same tag.
-    request.setHeader("etag", f'W/"{body.etag}"')
+def _send_contacts(request: Request, body: Body) -> bytes:
     # May be kept by whoever asked, but must be asked for again: the tag is for that.
-    request.setHeader(b"cache-control", b"private, no-cache")
-    if is_known(request, body.etag):
-        # What a full answer would say (RFC 9110, 15.4.5).
-        tell_variants(request, body)
-        request.setResponseCode(304)
-        return b""
-    return send_body(request, body)
+    return send_tagged(request, body, b"private, no-cache")
 
 
 def encode_calls(calls: list[Call]) -> dict[str, Any]:

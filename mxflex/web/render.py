@@ -83,10 +83,16 @@ def status_of(error: MXFlexError) -> int | None:
 
 
 @attrs.define(eq=False, slots=False)
-class JSONBody:
-    """A JSON text that may be sent many times, and is compressed once."""
+class Body:
+    """A text that may be sent many times, and is compressed once.
+
+    Args:
+        plain: The text.
+        type: Its media type.
+    """
 
     plain: bytes
+    type: bytes = JSON_TYPE
 
     @cached_property
     def gzipped(self) -> bytes:
@@ -103,13 +109,13 @@ def send_json(request: Request, data: Any, status: int = 200) -> bytes:
     """Give the body of a JSON answer, after setting status and headers."""
     # Answers speak of people and calls; nobody on the way should keep them.
     request.setHeader(b"cache-control", b"no-store")
-    return send_body(request, JSONBody(orjson.dumps(data)), status)
+    return send_body(request, Body(orjson.dumps(data)), status)
 
 
-def send_body(request: Request, body: JSONBody, status: int = 200) -> bytes:
+def send_body(request: Request, body: Body, status: int = 200) -> bytes:
     """Give the bytes of an answer, compressed if it is worth it and the client takes it."""
     request.setResponseCode(status, _PHRASES[status])
-    request.setHeader(b"content-type", JSON_TYPE)
+    request.setHeader(b"content-type", body.type)
     data = body.plain
     if tell_variants(request, body) and accepts_gzip(request):
         request.setHeader(b"content-encoding", b"gzip")
@@ -118,7 +124,26 @@ def send_body(request: Request, body: JSONBody, status: int = 200) -> bytes:
     return data
 
 
-def tell_variants(request: Request, body: JSONBody) -> bool:
+def send_tagged(request: Request, body: Body, cache_control: bytes) -> bytes:
+    """Give the bytes of an answer with an `ETag`; none, with 304, for a client that has it already.
+
+    Args:
+        request: The request.
+        body: The answer.
+        cache_control: Who may keep it.
+    """
+    # Weak, since the compressed text has the same tag.
+    request.setHeader("etag", f'W/"{body.etag}"')
+    request.setHeader(b"cache-control", cache_control)
+    if is_known(request, body.etag):
+        # What a full answer would say (RFC 9110, 15.4.5).
+        tell_variants(request, body)
+        request.setResponseCode(304)
+        return b""
+    return send_body(request, body)
+
+
+def tell_variants(request: Request, body: Body) -> bool:
     """Tell caches that the answer has two forms (RFC 9110, 12.5.5), if it is so large."""
     large = len(body.plain) > GZIP_FROM
     if large:

@@ -138,12 +138,12 @@ def files_below(folder, pattern="*"):
 
 
 def test_wheel_holds_what_it_should(wheel):
-    """Every module, the page, the sample and its schema are there, and nothing of Twisted's."""
+    """Modules, their data, the page and what share/mxflex has are there; nothing of Twisted's."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     data = f"mxflex-{VERSION}.data/data/share/mxflex/"
     assert names == (
-        files_below("mxflex", "*.py")
+        files_below("mxflex")
         | {"twisted/plugins/mxflex_plugin.py"}
         | {f"{data}mxflex.schema.json", f"{data}mxflex.yaml.sample"}
         | {data + name.removeprefix("contrib/") for name in files_below("contrib")}

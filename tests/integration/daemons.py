@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 
 import treq
@@ -19,8 +20,10 @@ from mxflex import config, service
 from mxflex.logs import Masker, text_format
 from mxflex.mx.link import ServerLink
 from mxflex.simulator.server import SimulatedMX
+from mxflex.web.openapi import describe
 from tests.integration.raw_http import RawConnection, Reply, request_bytes
 from tests.integration.streams import Stream
+from tests.openapi import Measure
 from tests.ports import LOOPBACK, free_port
 
 # Whatever a test waits for comes within this time, in seconds, or the test fails.
@@ -31,6 +34,9 @@ STEP = 0.005
 # The user of the simulated company that most tests act as.
 LOGIN, PASSWORD, EXT, JID = "user_login", "password", "3095", 43884851147406145
 SERVER_PASSWORD = "mxflex"
+
+# Whatever a test asks for, answers and events are as the OpenAPI document has them.
+MEASURE = Measure(describe(token_in_url=True), closed=True)
 
 
 class Daemons:
@@ -188,6 +194,9 @@ class Running:
         await self.stop_service()
         for connection in self._connections:
             connection.abort()
+            if isinstance(connection, Stream):
+                for event in connection.events:
+                    MEASURE.check_event(event.name, event.data)
         await self._pool.closeCachedConnections()
 
     async def when(self, condition):
@@ -244,7 +253,9 @@ class Running:
             )
         )
         body = await self.soon(treq.content(response))
-        return Reply(status=response.code, headers=response.headers, body=body)
+        reply = Reply(status=response.code, headers=response.headers, body=body)
+        MEASURE.check_answer(method, path, reply.status, reply.header, reply.body)
+        return reply
 
     async def get(self, path, **kwargs):
         """GET."""
@@ -275,6 +286,7 @@ class Running:
         stream = Stream(response, self.soon)
         response.deliverBody(stream)
         self._connections.append(stream)
+        MEASURE.check_answer("GET", "/api/events", stream.status, stream.header, None)
         return stream
 
     async def connect(self, port=None):
@@ -294,6 +306,9 @@ class Running:
         connection.send(request_bytes(method, target, *lines, body=body))
         reply = await connection.read_reply(method)
         connection.abort()
+        zipped = reply.header("content-encoding") == "gzip"
+        body = gzip.decompress(reply.body) if zipped else reply.body
+        MEASURE.check_answer(method, target, reply.status, reply.header, body)
         return reply
 
 

@@ -80,6 +80,12 @@ class Stream(Protocol):
         await self.when_closed()
         return Reply(status=self.status, headers=self.headers, body=self.text)
 
+    def header(self, name):
+        """Give a header of the answer, or None."""
+        values = self.headers.getRawHeaders(name, [])
+        assert len(values) <= 1, values
+        return values[0] if values else None
+
     @property
     def blocks(self):
         """What stands between blank lines, without an unfinished rest."""
