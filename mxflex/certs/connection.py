@@ -8,8 +8,7 @@ takes less memory (docs/performance.md). With thousands of open streams that cou
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from OpenSSL import SSL
 
@@ -98,8 +97,10 @@ class ServerConnection:
         """
         if self._refused:
             raise _error("no application protocol")
-        with _as_pyopenssl():
+        try:
             self._tls.do_handshake()
+        except ssl.SSLError as error:
+            raise _as_pyopenssl(error) from None
 
     def recv(self, size: int) -> bytes:
         """Give plain bytes of the client.
@@ -109,8 +110,10 @@ class ServerConnection:
             SSL.ZeroReturnError: The client has said goodbye.
             SSL.Error: The connection is broken.
         """
-        with _as_pyopenssl():
+        try:
             data: bytes = self._tls.read(size)
+        except ssl.SSLError as error:
+            raise _as_pyopenssl(error) from None
         if not data:
             raise SSL.ZeroReturnError
         return data
@@ -122,8 +125,10 @@ class ServerConnection:
             SSL.WantReadError: The client has to say something first.
             SSL.Error: The connection is broken.
         """
-        with _as_pyopenssl():
+        try:
             return self.encrypt(data)
+        except ssl.SSLError as error:
+            raise _as_pyopenssl(error) from None
 
     def shutdown(self) -> bool:
         """Say goodbye; tell whether the client has, too.
@@ -132,10 +137,11 @@ class ServerConnection:
             SSL.Error: There is nothing to say goodbye to.
         """
         try:
-            with _as_pyopenssl():
-                self._tls.unwrap()
-        except SSL.WantReadError:
+            self._tls.unwrap()
+        except ssl.SSLWantReadError:
             return False
+        except ssl.SSLError as error:
+            raise _as_pyopenssl(error) from None
         return True
 
     def get_alpn_proto_negotiated(self) -> bytes:
@@ -146,18 +152,19 @@ class ServerConnection:
         """Give the client's certificate: none is asked for."""
 
 
-@contextmanager
-def _as_pyopenssl() -> Iterator[None]:
-    try:
-        yield
-    except ssl.SSLWantReadError:
-        raise SSL.WantReadError from None
-    except ssl.SSLZeroReturnError:
-        raise SSL.ZeroReturnError from None
-    except ssl.SSLEOFError as error:
-        raise _error("unexpected eof while reading") from error
-    except ssl.SSLError as error:
-        raise _error((error.reason or "").lower().replace("_", " ")) from error
+def _as_pyopenssl(error: ssl.SSLError) -> SSL.Error:
+    """Give pyOpenSSL's error for one of the standard library."""
+    # It stays as the context of what is raised next, and would hold all frames, and by them the
+    # connection.
+    error.__traceback__ = None
+    match error:
+        case ssl.SSLWantReadError():
+            return SSL.WantReadError()
+        case ssl.SSLZeroReturnError():
+            return SSL.ZeroReturnError()
+        case ssl.SSLEOFError():
+            return _error("unexpected eof while reading")
+    return _error((error.reason or "").lower().replace("_", " "))
 
 
 def _error(reason: str) -> SSL.Error:

@@ -147,6 +147,11 @@ class _Core(h2.connection.H2Connection):
         return events
 
 
+def _let_go(core: h2.connection.H2Connection) -> None:
+    """Take in no more; the garbage collector is not to be waited for."""
+    core._frame_dispatch_table.clear()  # noqa: SLF001 - its methods, which hold it
+
+
 class Stream(H2Stream):
     """One request and its answer.
 
@@ -309,6 +314,7 @@ class Connection(H2Connection):
 
     def __init__(self, reactor: IReactorTime) -> None:
         super().__init__(reactor)
+        _let_go(self.conn)
         self.conn = _Core(self.conn.config)
         self._maxBufferedControlFrameBytes = MAX_CONTROL_BYTES
         self._resets = Allowance(*RESETS, reactor.seconds())
@@ -564,6 +570,7 @@ class Connection(H2Connection):
         for stream_id in list(self.streams):
             self._drop(stream_id, reason.value)
         super().connectionLost(reason, _cancelTimeouts)
+        _let_go(self.conn)
 
     # --- What goes ----------------------------------------------------------------------------
 

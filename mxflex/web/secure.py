@@ -6,10 +6,13 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
-from twisted.internet.tcp import Connection
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection, Server
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
+from zope.interface import implementedBy
+from zope.interface.declarations import Provides
 
 from mxflex.web.http2 import Negotiator
 from mxflex.web.render import send_error
@@ -29,7 +32,17 @@ class SecureTransport(BufferingTLSTransport):
 
     transport: Connection
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the protocol, and let go of it: the garbage collector is not to be waited for."""
+        super().connectionLost(reason)
+        self._producer = None
+
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None:
+            # Twisted holds it in one of the frames that the traceback holds.
+            reason.tb = None
+            assert reason.value is not None
+            reason.value.__traceback__ = None
         producer = self._producer
         self.transport.unregisterProducer()
         super()._tlsShutdownFinished(reason)
@@ -40,6 +53,11 @@ class SecureTransport(BufferingTLSTransport):
     def _stop(self, producer: IPushProducer) -> None:
         if self.connected:
             producer.stopProducing()
+
+
+# Twisted declares for each new connection, one after the other, what its socket implements. Such
+# declarations are made once for all who say the same, but for as long only as somebody holds them.
+_DECLARATIONS = [Provides(SecureTransport, each) for each in implementedBy(Server)]
 
 
 class SecureFactory(TLSMemoryBIOFactory):

@@ -215,7 +215,7 @@ class Channel(HTTPChannel):
         self._lost = True
         super().connectionLost(reason)
         self.requests = []
-        self._requestProducer = None
+        self._requestProducer = self._transferDecoder = None
 
     def stopProducing(self) -> None:
         """Prepare for the end: what is still to be sent does not wait for ever to be read."""
@@ -370,6 +370,7 @@ class Request(TwistedRequest):
         site = self.channel.site
         super().finish()
         self._log_access(site, "")
+        self._let_go()
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell whoever answers that the client has gone."""
@@ -381,6 +382,11 @@ class Request(TwistedRequest):
         if self._began and not self.finished:
             self._log_access(self.channel.site, " (client gone)")
         super().connectionLost(reason)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # Klein's functions hold the request, and each other, until the garbage collector comes.
+        self.stream = self.transport = None
 
     def shed(self) -> None:
         """Drop what an answer that goes on for hours needs no more.

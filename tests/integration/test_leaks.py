@@ -26,6 +26,10 @@ WAVES = 4
 LAZY = {"twisted.internet.base.DelayedCall", "builtins.method"}
 # What the test itself keeps: one for each look.
 OWN = {"collections.Counter"}
+# Where what makes up a connection to a client is from.
+OF_CONNECTIONS = ("mxflex.web.", "mxflex.certs.", "twisted.protocols.", "h2.", "ssl.", "_ssl.")
+# Klein makes functions for each request it routes, which hold the request and each other.
+ROUTED_BY_KLEIN = {"HEAD": {"mxflex.web.site.Request", "mxflex.web.secure.SecureRequest"}}
 
 
 class Observer:
@@ -48,8 +52,7 @@ class Observer:
         """Give what is held, by name: objects of each type, timers, sockets."""
         self._forget_what_the_test_keeps()
         gc.collect()
-        kinds = (type(each) for each in gc.get_objects())
-        held = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        held = Counter(name_of(each) for each in gc.get_objects())
         for name in LAZY | OWN:
             del held[name]
         held["timers"] = len(reactor.getDelayedCalls())
@@ -80,13 +83,18 @@ def churn(daemon, secure):
     return start
 
 
-@pytest.mark.parametrize(
-    ("tls", "name"),
-    [
-        *((False, way.name) for way in PLAIN_WAYS),
-        *((True, way.name) for way in SECURE_WAYS),
-    ],
-)
+def in_every_way(test):
+    """Let a test see clients come and go in each way there is."""
+    ways = [(False, way.name) for way in PLAIN_WAYS] + [(True, way.name) for way in SECURE_WAYS]
+    return pytest.mark.parametrize(("tls", "name"), ways)(test)
+
+
+def name_of(each):
+    """Name an object's type in full."""
+    return f"{type(each).__module__}.{type(each).__qualname__}"
+
+
+@in_every_way
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left(churn, tls, name):
     """Clients that come and go leave as much of everything as was there before them."""
@@ -109,3 +117,45 @@ async def test_nothing_is_left(churn, tls, name):
     steps = [after - before for before, after in pairwise(looks)]
     left = {name: count for name, count in steps[-1].items() if all(step[name] for step in steps)}
     assert left == {}
+
+
+@pytest.fixture
+def collecting():
+    """Give what stops the garbage collector, and then tells what it would have found."""
+
+    def stop():
+        gc.collect()
+        gc.disable()
+        return found
+
+    def found():
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            gc.collect()
+            return Counter(name_of(each) for each in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    yield stop
+    gc.enable()
+
+
+@in_every_way
+@pytest_twisted.ensureDeferred
+async def test_the_garbage_collector_is_not_needed(churn, collecting, tls, name):
+    """A connection that is lost is freed at once, with all that was made for it.
+
+    What waits for the collector of reference cycles lies among what stays, and makes the process
+    grow though nothing leaks.
+    """
+    running, clients = await churn(tls=tls)
+    (way,) = [way for way in clients.ways if way.name == name]
+    observer = Observer(running)
+    found = collecting()
+    await deferToThread(way.run, clients, CLIENTS)
+    await eventually(observer.settled)
+    for _ in range(3):
+        await turn()
+    needed = {kind for kind in found() if kind.startswith(OF_CONNECTIONS)}
+    assert needed - ROUTED_BY_KLEIN.get(name, set()) == set()
