@@ -13,6 +13,10 @@ from __future__ import annotations
 import pytest_twisted
 from twisted.internet import reactor
 
+from mxflex.simulator.demo import SCENARIO, SCENARIO_NAME
+from mxflex.simulator.scenario import load
+from mxflex.simulator.tap import SimulatorService
+from tests.integration.control import Control
 from tests.integration.daemons import Daemons
 from tests.integration.h2client import start_secure
 from tests.integration.leftovers import Leftovers
@@ -44,3 +48,13 @@ async def secure(daemon, tmp_path):
     yield start
     for each in started:
         each.stop_clients()
+
+
+@pytest_twisted.async_yield_fixture
+async def control():
+    """Give a quiet MX with the built-in company, ruled over HTTP."""
+    scenario = load(SCENARIO, SCENARIO_NAME).quiet()
+    service = SimulatorService(reactor, scenario, control="tcp:0")
+    service.startService()
+    yield Control(service)
+    await service.stopService()
