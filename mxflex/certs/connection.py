@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from typing import ClassVar
 
 from OpenSSL import SSL
 
@@ -36,7 +37,12 @@ class ServerConnection:
         encrypt: Takes plain bytes of up to one record; the handshake must be done. Raises
             `ssl.SSLError`.
         encrypted: Takes away up to so many bytes that are to be sent, or none.
+        record_bytes: Plain bytes that should be encrypted before what came of them is taken away.
+            OpenSSL keeps room for the most that was ever waiting as long as the connection lasts:
+            by what a certificate and its chain take, not by the largest record.
     """
+
+    record_bytes: ClassVar[int] = 4096
 
     __slots__ = ("_hello", "_incoming", "_protocols", "_refused", "_tls", "encrypt", "encrypted")
 
@@ -119,14 +125,14 @@ class ServerConnection:
         return data
 
     def send(self, data: bytes) -> int:
-        """Encrypt bytes; tell how many were taken.
+        """Encrypt bytes, as many as a record takes; tell how many that were.
 
         Raises:
             SSL.WantReadError: The client has to say something first.
             SSL.Error: The connection is broken.
         """
         try:
-            return self.encrypt(data)
+            return self.encrypt(data[: self.record_bytes])
         except ssl.SSLError as error:
             raise _as_pyopenssl(error) from None
 

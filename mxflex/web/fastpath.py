@@ -16,8 +16,6 @@ from twisted.internet.tcp import Connection
 from twisted.protocols.tls import BufferingTLSTransport
 from twisted.web.http import Request
 
-# The largest part of some bytes that makes one TLS record (RFC 8446, 5.1).
-_RECORD_BYTES = 16 * 1024
 _EVERYTHING = -1
 
 
@@ -152,15 +150,19 @@ class SecureSender:
     Args:
         tls: The TLS side of a connection whose handshake is done, with a handle of the kind of
             `mxflex.certs.connection.ServerConnection`.
+
+    Attributes:
+        record_bytes: Plain bytes that make one TLS record.
     """
 
-    __slots__ = ("_encrypt", "_encrypted", "_send", "_tls", "_transport")
+    __slots__ = ("_encrypt", "_encrypted", "_send", "_tls", "_transport", "record_bytes")
 
     def __init__(self, tls: BufferingTLSTransport) -> None:
         self._tls: Any = tls
         connection: Any = tls.getHandle()
         self._encrypt = connection.encrypt
         self._encrypted = connection.encrypted
+        self.record_bytes: int = connection.record_bytes
         transport: Any = tls.transport
         self._transport = transport
         self._send = transport.socket.send
@@ -170,11 +172,21 @@ class SecureSender:
         if not self.caught_up():
             self._tls.write(data)
             return
-        # A record at a time.
-        for start in range(0, len(data), _RECORD_BYTES):
-            if not self.send_record(data[start : start + _RECORD_BYTES]):
-                self._tls.write(data[start + _RECORD_BYTES :])
+        step = self.record_bytes
+        if len(data) <= step:
+            self.send_record(data)
+            return
+        records: list[bytes] = []
+        for start in range(0, len(data), step):
+            try:
+                self._encrypt(data[start : start + step])
+            except SSLError:
+                # It waits for the peer, or is broken: Twisted knows what to do.
+                self._put(b"".join(records))
+                self._tls.write(data[start:])
                 return
+            records.append(self._encrypted(_EVERYTHING))
+        self._put(b"".join(records))
 
     def caught_up(self) -> bool:
         """Tell whether TLS and the transport below have nothing to send before."""
@@ -189,24 +201,26 @@ class SecureSender:
         Returns:
             Whether TLS, and the socket at once, have taken it all; if not it is queued.
         """
-        transport = self._transport
         try:
             self._encrypt(data)
         except SSLError:
-            # It waits for the peer, or is broken: Twisted knows what to do.
             self._tls.write(data)
             return False
-        record = self._encrypted(_EVERYTHING)
+        return self._put(self._encrypted(_EVERYTHING))
+
+    def _put(self, records: bytes) -> bool:
+        """Send records; tell whether the socket has taken them at once."""
+        transport = self._transport
         if transport.dataBuffer or transport._tempDataBuffer:
             # TLS itself has had something to say.
-            transport.write(record)
+            transport.write(records)
             return False
         try:
-            sent = self._send(record)
+            sent = self._send(records)
         except OSError:
             sent = 0
-        if sent != len(record):
-            transport.write(record[sent:])
+        if sent != len(records):
+            transport.write(records[sent:])
             return False
         return True
 
@@ -248,7 +262,7 @@ class SecureWriter:
         if data is not chunks.data:
             chunks.of(data)
         self.sent += len(data)
-        if self._behind or chunks.size > _RECORD_BYTES:
+        if self._behind or chunks.size > self._sender.record_bytes:
             self._sender.send(chunks.chunk)
             self._behind = not self._sender.caught_up()
         else:

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from mxflex.certs.connection import ServerConnection
 from mxflex.web import eventstream
 from mxflex.web.fastpath import (
     Chunks,
@@ -327,6 +328,31 @@ async def test_chunks_over_tls_are_those_of_the_request(secure, ways):
     readers, texts = await open_chunks(connect, token, 6)
     assert ways.given == [SecureWriter, RequestWriter] * 3
     await compare(server.running, readers, texts)
+
+
+class Records(RawConnection):
+    """Remembers the plain bytes of the largest TLS record: OpenSSL gives one at a time."""
+
+    largest = 0
+
+    def dataReceived(self, data):
+        self.largest = max(self.largest, len(data))
+        super().dataReceived(data)
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_are_short(secure, ways):
+    """However much is written at once, and by which way, each TLS record has its bounded room."""
+    server = await secure(**SETTINGS)
+    token = await (await server.connect()).log_in()
+
+    def connect():
+        return server.open(Records(server.running.soon), ClientTLS(protocols=None))
+
+    readers, texts = await open_chunks(connect, token, 4)
+    assert ways.given == [SecureWriter, RequestWriter] * 2
+    await compare(server.running, readers, texts)
+    assert [reader.largest for reader in readers] == [ServerConnection.record_bytes] * 4
 
 
 @pytest_twisted.ensureDeferred
