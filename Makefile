@@ -11,7 +11,7 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures dist clean
+.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer dist clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench-quick   a minute of it"
 	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
 	@echo "make figures  put the results in the folders RUNS=… into docs/performance.md"
+	@echo "make viewer   renew the viewer of the OpenAPI document from npm; VIEWER=latest"
 	@echo "make dist     build the wheel and the source archive into dist/"
 	@echo "make clean    remove what the other targets have made"
 	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
@@ -94,6 +95,10 @@ soak: $(VENV)/.stamp-bench
 figures: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.document $(RUNS)
 
+VIEWER ?= latest
+viewer: $(VENV)/.stamp-venv
+	$(BIN)/python -m tools.viewer $(VIEWER)
+
 # A leftover build/ would put deleted modules back into the wheel.
 dist: $(VENV)/.stamp-test
 	rm -rf build dist
@@ -106,4 +111,4 @@ clean:
 	rm -rf benchmarks/native/build fuzz/found
 	rm -rf $(VENV) build dist mxflex.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
-	find benchmarks fuzz mxflex tests twisted -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks fuzz mxflex tests tools twisted -name __pycache__ -prune -exec rm -rf {} +

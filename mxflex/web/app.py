@@ -13,6 +13,7 @@ from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import NotFound
 from werkzeug.http import parse_accept_header
 
 from mxflex.errors import BadRequest, NotAcceptable
@@ -24,6 +25,7 @@ from mxflex.gateway.login import Grant, Logins
 from mxflex.gateway.tickets import Tickets
 from mxflex.gateway.tokens import Identity
 from mxflex.web.access import find_ticket, find_token
+from mxflex.web.docs import FILES, send_file, send_page
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
 from mxflex.web.listings import ContactList, encode_calls, send_contacts
@@ -243,6 +245,18 @@ class Api:
     def openapi_yaml(self, request: Request) -> bytes:
         """Describe this API, as YAML."""
         return send_tagged(request, self._document.yaml, b"no-cache")
+
+    @app.route("/docs", methods=["GET"])
+    def docs(self, request: Request) -> bytes:
+        """Show the description of this API to a person."""
+        return send_page(request)
+
+    @app.route("/docs/<name>", methods=["GET"])
+    def docs_file(self, request: Request, name: str) -> bytes:
+        """Give a file that the page needs."""
+        if name not in FILES:
+            raise NotFound
+        return send_file(request, name)
 
     # --- Errors -------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from mxflex.gateway.calls import CONNECTION_STATES, INCOMING, OUTGOING
 from mxflex.gateway.history import Missing
 from mxflex.gateway.hub import Topic
 from mxflex.gateway.relay import MX_DOWN
+from mxflex.web.docs import FILES
 from mxflex.web.eventjson import EVENT_KEYS
 from mxflex.web.fields import FORM, JSON, MAX_TEXT
 from mxflex.web.render import JSON_TYPE, Body
@@ -40,6 +41,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     "Topic": {"enum": [str(topic) for topic in Topic]},
     "ConnectionState": {"enum": sorted(CONNECTION_STATES)},
     "Direction": {"enum": [INCOMING, OUTGOING]},
+    "PageFile": {"enum": [*FILES]},
     "GapReason": {"enum": [*(missing.value for missing in Missing), MX_DOWN]},
 }
 # Events that are not written by the table of call events.
@@ -116,6 +118,7 @@ def _stream_event() -> dict[str, Any]:
                 "properties": {
                     "event": {"const": name},
                     "data": {
+                        "description": f"JSON, one line; what it says is `{name}`.",
                         "type": "string",
                         "contentMediaType": JSON,
                         "contentSchema": {"$ref": f"#/components/schemas/{name}"},

@@ -448,9 +448,13 @@ class Witness:
 
     def judge(self, page, origin):
         """Hold what was seen to: no errors, no other host, no token in the address of the page."""
+        self.judge_traffic(origin)
+        assert page.url == origin
+        assert page.evaluate("localStorage.length + document.cookie.length") == 0
+
+    def judge_traffic(self, origin):
+        """Hold what was seen to: no errors, no other host."""
         surprises = [each for each in self._problems if not self._is_expected(*each)]
         assert not surprises, surprises
         foreign = [url for url in self._urls if not url.startswith(origin)]
         assert not foreign, foreign
-        assert page.url == origin
-        assert page.evaluate("localStorage.length + document.cookie.length") == 0

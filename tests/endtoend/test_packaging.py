@@ -158,7 +158,7 @@ def test_sdist_holds_what_it_should(sdist):
         names = {name.removeprefix(top) for name in archive.getnames()}
     wanted = {"Makefile", "LICENSE", "MANIFEST.in", "pyproject.toml"}
     wanted |= {"mxflex.schema.json", "mxflex.yaml.sample"}
-    for folder in ("mxflex", "twisted", "tests", "html", "contrib", "benchmarks"):
+    for folder in ("mxflex", "twisted", "tests", "html", "contrib", "benchmarks", "tools"):
         wanted |= files_below(folder)
     made = {name for name in wanted | names if name.startswith(MADE_FOLDERS)}
     assert wanted - made - names == set()
