@@ -256,8 +256,16 @@ async def at_telephones(rehearsal, row):
         await rehearsal.control.post("/steps", row.parsed)
         return
     _, path, *body = row.step.split(" ", 2)
+    link, mx = rehearsal.running.link, rehearsal.control.mx
+    connects, asked = link.connects, len(mx.received("SnapshotDevice"))
     reply = await rehearsal.control.ask("POST", path, json.loads(body[0]) if body else None)
     assert reply.status in (200, 204), reply
+    if path.startswith("/connections/"):
+        # What is told while MXFlex comes back may overtake the word that it is back.
+        asked += len(LOGINS)
+        await rehearsal.running.when(
+            lambda: link.connects > connects and len(mx.received("SnapshotDevice")) >= asked
+        )
 
 
 async def through_the_api(rehearsal, row):
