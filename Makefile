@@ -11,7 +11,7 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer dist clean
+.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer dist deb deb-check clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -26,6 +26,8 @@ help:
 	@echo "make figures  put the results in the folders RUNS=… into docs/performance.md"
 	@echo "make viewer   renew the viewer of the OpenAPI document from npm; VIEWER=latest"
 	@echo "make dist     build the wheel and the source archive into dist/"
+	@echo "make deb      build a Debian package for this machine's python3 into dist/"
+	@echo "make deb-check   lintian, and install it into a small Debian and use it; as root"
 	@echo "make clean    remove what the other targets have made"
 	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
 
@@ -106,6 +108,21 @@ dist: $(VENV)/.stamp-test
 	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' > /dev/null
 	rm -rf build
 	@ls dist
+
+# Needs Debian's dpkg-dev, debhelper and python3-venv. From the source archive, so that nothing which
+# lies about in the checkout gets in.
+deb: dist
+	rm -rf build/deb
+	mkdir -p build/deb
+	tar -xzf dist/mxflex-*.tar.gz -C build/deb
+	cd build/deb/mxflex-* && dpkg-buildpackage --build=binary --no-sign
+	cp build/deb/*.deb dist/
+	@ls dist/*.deb
+
+# Needs root, debootstrap, lintian and curl. DEB_ROOT keeps the small Debian for the next time.
+DEB_ROOT ?= build/deb/root
+deb-check: deb
+	debian/check.sh dist/mxflex_*.deb $(DEB_ROOT)
 
 clean:
 	rm -rf benchmarks/native/build fuzz/found

@@ -7,6 +7,8 @@ itself comes from what was built: python runs isolated (`-I`), so it sees neithe
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from pathlib import Path
 import pytest
 
 import mxflex
+from tests.endtoend.place import ACCOUNT
+from tests.endtoend.stage import eventually
 
 ROOT = Path(__file__).parents[2]
 VERSION = mxflex.__version__
@@ -158,7 +162,8 @@ def test_sdist_holds_what_it_should(sdist):
         names = {name.removeprefix(top) for name in archive.getnames()}
     wanted = {"Makefile", "LICENSE", "MANIFEST.in", "pyproject.toml"}
     wanted |= {"mxflex.schema.json", "mxflex.yaml.sample"}
-    for folder in ("mxflex", "twisted", "tests", "html", "contrib", "benchmarks", "tools"):
+    folders = ("mxflex", "twisted", "tests", "html", "contrib", "debian", "benchmarks", "tools")
+    for folder in folders:
         wanted |= files_below(folder)
     made = {name for name in wanted | names if name.startswith(MADE_FOLDERS)}
     assert wanted - made - names == set()
@@ -212,3 +217,113 @@ def test_uninstalling_leaves_twisted_whole(wheel, tmp_path):
     assert "  mxflex " not in help_text
     assert "  web " in help_text
     assert not list(environment.site.glob("twisted/plugins/mxflex*"))
+
+
+# --- The steps of docs/deploy.md ------------------------------------------------------------------
+
+
+def steps_of_the_document():
+    """Give the commands that install a wheel as a service, without those that fetch it."""
+    document = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    section = document.partition("## From a wheel under systemd")[2].partition("### ")[0]
+    lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    made, installed_by_pip, *steps = lines
+    assert made == "python3 -m venv /opt/mxflex"
+    assert installed_by_pip == f"/opt/mxflex/bin/pip install mxflex-{VERSION}-py3-none-any.whl"
+    # To look at what a running systemd does is left to people.
+    assert steps.pop() == "journalctl -u mxflex -f"
+    return steps
+
+
+def in_folder(steps, folder):
+    """Give the steps as one script that keeps to a folder in the place of the whole machine."""
+    changes = {
+        "/opt/": f"{folder}/opt/",
+        "/etc/": f"{folder}/etc/",
+        "systemd-sysusers": f"systemd-sysusers --root={folder}",
+        # The group is in the folder's own /etc/group; only root may give files away.
+        "-g mxflex": '-g "$(grep ^mxflex: etc/group | cut -d: -f3)"' if os.getuid() == 0 else "",
+        "systemctl enable --now": f"systemctl --root={folder} enable",
+    }
+    script = "\n".join(["set -e", *steps])
+    for old, new in changes.items():
+        assert old in script, old
+        script = script.replace(old, new)
+    return script
+
+
+def read_unit(path):
+    """Give what a unit says in its section about the service: the values of each key."""
+    said = {}
+    section = path.read_text(encoding="utf-8").partition("[Service]\n")[2].partition("\n[")[0]
+    for line in section.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not key.startswith("#"):
+            said.setdefault(key, []).append(value)
+    return said
+
+
+def test_a_service_by_the_steps_of_the_document(installed, place, tmp_path):
+    """By the steps of docs/deploy.md a wheel becomes a service that lets people log in."""
+    for tool in ("systemd-sysusers", "systemctl"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not there")
+    root = tmp_path / "root"
+    for name in ("etc/systemd/system", "opt", "state"):
+        (root / name).mkdir(parents=True)
+    (root / "opt" / "mxflex").symlink_to(installed.folder)
+    # The environment borrows the libraries, but pip has made no command for them there.
+    twistd = installed.folder / "bin" / "twistd"
+    twistd.write_text(f"#!{installed.python} -I\n{TWISTD}\n", encoding="utf-8")
+    twistd.chmod(0o755)
+
+    place.mxsim()
+    password = tmp_path / "typed"
+    password.write_text(f"{ACCOUNT['password']}\n", encoding="utf-8")
+    script = in_folder(steps_of_the_document(), root).replace("/dev/stdin", str(password))
+    # Between the two somebody edits the configuration.
+    before, cd, after = script.partition("cd ")
+    run("sh", "-c", before, cwd=root)
+    assert "mxflex:" in (root / "etc" / "passwd").read_text(encoding="utf-8")
+    config = root / "etc" / "mxflex" / "mxflex.yaml"
+    text = config.read_text(encoding="utf-8")
+    for old, new in (
+        ("192.0.2.10", f"127.0.0.1:{place.mx_port}"),
+        ("localhost:8080", f"127.0.0.1:{place.port}"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    config.write_text(text, encoding="utf-8")
+    output = run("sh", "-ec", cd + after, cwd=root)
+    assert "ok   MX: login of mxflex accepted" in output
+    assert "ok   static files" in output
+    assert (root / "etc/systemd/system/multi-user.target.wants/mxflex.service").is_symlink()
+    # As systemd would start it.
+    unit = read_unit(root / "etc" / "systemd" / "system" / "mxflex.service")
+    name, source = unit["LoadCredential"][0].split(":")
+    assert source == "/etc/mxflex/mx-password"
+    words = " ".join(unit["Environment"]).replace("%d/" + name, f"{root}{source}")
+    environment = dict(word.split("=", 1) for word in words.replace("%S", f"{root}/state").split())
+    command = unit["ExecStart"][0].replace("/etc/", f"{root}/etc/").split()
+    command[0] = f"{root}{command[0]}"
+    daemon = subprocess.Popen(command, cwd=f"{root}{unit['WorkingDirectory'][0]}", env=environment)
+    try:
+        eventually(lambda: b"<html" in place.get("/")[2])
+        assert place.token()
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+
+
+def test_the_versions_agree():
+    """The Debian package has the version of MXFlex, and so have the documents that name a file."""
+    changelog = (ROOT / "debian" / "changelog").read_text(encoding="utf-8")
+    assert changelog.startswith(f"mxflex ({VERSION}) ")
+    documents = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
+    named = [
+        (path.name, found)
+        for path in documents
+        for found in re.findall(r"mxflex[-_](\d[\d.]*\d)[-_.]", path.read_text(encoding="utf-8"))
+    ]
+    assert named
+    assert [each for each in named if each[1] != VERSION] == []
