@@ -39,6 +39,7 @@ const ENDING_MS = 5 * 60_000;
 /** A lost stream comes back after so long, unless the server says otherwise; doubled up to this. */
 const FIRST_RETRY_MS = 3_000;
 const LAST_RETRY_MS = 30_000;
+const LEAST_RETRY_MS = 500;
 
 /** No server is obeyed that wants one to wait for longer. */
 const LONGEST_WAIT_MS = 60 * 60_000;
@@ -163,9 +164,9 @@ function secondsOf(header) {
   return Number.isNaN(at) ? null : Math.max(0, Math.ceil((at - Date.now()) / 1000));
 }
 
-/** Gives a number of milliseconds up to a tenth more, so that not all do a thing at once. */
+/** Makes a wait up to a quarter longer, so that not all do a thing at once. */
 function spread(milliseconds) {
-  return Math.min(milliseconds * (1 + Math.random() / 10), LONGEST_WAIT_MS);
+  return Math.min(milliseconds * (1 + Math.random() / 4), LONGEST_WAIT_MS);
 }
 
 // --- Sleep and networks --------------------------------------------------------------------------
@@ -178,7 +179,10 @@ let lastTick;
 
 function tell(what) {
   for (const watcher of [...watchers]) {
-    watcher(what);
+    // One may end another.
+    if (watchers.has(watcher)) {
+      watcher(what);
+    }
   }
 }
 
@@ -363,7 +367,9 @@ export class Session extends EventTarget {
     this.#failures = 0;
     this.#told = false;
     const part = RENEW_FROM + Math.random() * (RENEW_TO - RENEW_FROM);
-    this.#renewAt = begunAt + part * (expiresAt - begunAt);
+    // The server counts in whole seconds, so it may end up to one earlier.
+    const life = expiresAt - begunAt;
+    this.#renewAt = begunAt + part * Math.max(life - 1000, life / 2);
   }
 
   // --- Its life ----------------------------------------------------------------------------------
@@ -659,7 +665,7 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Gives what opens one event stream (`/api/events?ticket=…`) within 30 seconds, for programs that
+   * Gives what opens one event stream (`/api/events?ticket=…`) within 30 seconds, for whatever
    * cannot set headers. `connect` needs none.
    *
    * @returns {Promise<string>}
@@ -808,9 +814,8 @@ class Line {
   #unwatch;
   /** The longest time between two comments so far, in milliseconds; 0: not known. */
   #interval = 0;
-  /** Ends what is waited for: the connection, or the time until the next one. */
-  #wakeUp = null;
-  #check = null;
+  /** Takes a hint while there is a connection, or while the time for the next one is waited for. */
+  #hint = null;
 
   constructor(ask, position, hears) {
     this.#ask = ask;
@@ -823,16 +828,15 @@ class Line {
   close() {
     this.#unwatch();
     this.#over.abort();
-    this.#wakeUp?.();
+    this.#hint?.("closed");
   }
 
-  /** Takes a hint that things may be other than they were: `online`, `offline`, `awake`, `asked`. */
+  /**
+   * Takes a hint that things may be other than they were: `online`, `offline`, `awake`; `asked`,
+   * when somebody wants to know; `tick`, where timers cannot be relied on.
+   */
   wake(what) {
-    if (this.#check !== null) {
-      this.#check(what);
-    } else if (what !== "offline") {
-      this.#wakeUp?.();
-    }
+    this.#hint?.(what);
   }
 
   async #run() {
@@ -852,43 +856,35 @@ class Line {
         continue;
       }
       this.#failures += 1;
-      if (!(await this.#recover(error))) {
+      await this.#recover(error);
+      if (this.#over.signal.aborted) {
         return;
       }
     }
   }
 
-  /** Says what is wrong, and waits until it may be better; tells whether that can be. */
+  /** Says what is wrong, and waits until it may be better. */
   async #recover(error) {
-    const status = error instanceof Refused ? error.status : 0;
-    const said = { error };
-    if (status >= 400 && status < 500 && ![403, 408, 425, 429].includes(status)) {
-      this.#hears.state("refused", said);
-      return false;
-    }
     const backOff = this.#retry * 2 ** (this.#failures - 1);
     const asked = (error?.retryAfter ?? 0) * 1000;
     const wait = spread(Math.max(Math.min(backOff, Math.max(LAST_RETRY_MS, this.#retry)), asked));
-    said.retryAt = Date.now() + wait;
-    if (status === 403) {
-      this.#hears.state("not-monitored", said);
-    } else if (status === 429) {
-      this.#hears.state("refused", said);
-    } else {
-      this.#hears.state(globalThis.navigator?.onLine === false ? "offline" : "reconnecting", said);
+    const retryAt = Date.now() + wait;
+    this.#hears.state(troubleOf(error), { error, retryAt });
+    if (this.#over.signal.aborted) {
+      return;
     }
     await new Promise((done) => {
       const timer = setTimeout(done, wait);
-      const stop = () => {
-        clearTimeout(timer);
-        done();
+      this.#hint = (what) => {
+        // A server that names a time is not asked sooner.
+        const worthwhile = asked === 0 && ["online", "awake", "asked"].includes(what);
+        if (worthwhile || what === "closed" || Date.now() >= retryAt) {
+          clearTimeout(timer);
+          done();
+        }
       };
-      this.#over.signal.addEventListener("abort", stop, { once: true });
-      // A server that names a time is not asked sooner.
-      this.#wakeUp = asked > 0 ? null : stop;
     });
-    this.#wakeUp = null;
-    return !this.#over.signal.aborted;
+    this.#hint = null;
   }
 
   /** Has one connection until its end; tells whether the next one should come at once. */
@@ -919,10 +915,12 @@ class Line {
         comment: unlessOver(() => {
           this.#interval = Math.max(this.#interval, heard - commented);
           commented = heard;
+          // How long to wait for the next one is known better now.
+          look(false, false);
           this.#hears.comment();
         }),
         retry: (milliseconds) => {
-          this.#retry = Math.min(milliseconds, LONGEST_WAIT_MS);
+          this.#retry = Math.min(Math.max(milliseconds, LEAST_RETRY_MS), LONGEST_WAIT_MS);
           // Whoever says this is MXFlex, and well.
           this.#failures = 0;
         },
@@ -950,11 +948,14 @@ class Line {
       const due = Date.now() + wait;
       timer = setTimeout(() => look(false, Date.now() - due > GRACE_MS), wait);
     };
-    this.#check = (what) => {
+    this.#hint = (what) => {
       if (what === "online") {
+        // Whatever was open goes through a network that is gone.
         leave(true);
       } else if (what === "offline") {
         leave(false);
+      } else if (what === "tick") {
+        look(false, true);
       } else if (what === "awake" && Date.now() - heard >= this.#limit(true)) {
         clearTimeout(timer);
         timer = setTimeout(() => look(true, false), GRACE_MS);
@@ -982,7 +983,7 @@ class Line {
       throw new Unreachable("the connection is lost");
     } finally {
       clearTimeout(timer);
-      this.#check = null;
+      this.#hint = null;
     }
   }
 
@@ -993,6 +994,18 @@ class Line {
       ? LONGEST_SILENCE_MS
       : Math.min(intervals * this.#interval, LONGEST_SILENCE_MS);
   }
+}
+
+/** Gives the state of a stream that could not be opened, or was lost (no error). */
+function troubleOf(error) {
+  const status = error instanceof Refused ? error.status : 0;
+  if (status === 403) {
+    return "not-monitored";
+  }
+  if (status >= 400 && status < 500) {
+    return "refused";
+  }
+  return globalThis.navigator?.onLine === false ? "offline" : "reconnecting";
 }
 
 // --- Tabs ----------------------------------------------------------------------------------------
@@ -1051,6 +1064,7 @@ class Share {
   #unanswered = 0;
   #heardLeader = Date.now();
   #timer;
+  #unwatch;
   #listeners = new AbortController();
 
   constructor(ask, name, position, hears) {
@@ -1061,6 +1075,12 @@ class Share {
     this.#channel = new BroadcastChannel(name);
     this.#channel.addEventListener("message", ({ data }) => this.#receive(data));
     this.#timer = setInterval(() => this.#watchLeader(), LEADER_MS);
+    this.#unwatch = watch((what) => {
+      // Somebody looks at this tab; the one that leads may be hidden, and slow therefore.
+      if (what === "awake" && !this.leads) {
+        this.#post({ type: "wake" });
+      }
+    });
     const { signal } = this.#listeners;
     const page = globalThis.document;
     page?.addEventListener("freeze", () => this.#retire(), { signal });
@@ -1077,6 +1097,7 @@ class Share {
   close() {
     this.#closed = true;
     this.#listeners.abort();
+    this.#unwatch();
     clearInterval(this.#timer);
     this.#retire();
     this.#catching?.close();
@@ -1107,8 +1128,13 @@ class Share {
     const how = now ? { steal: true } : { signal: competing.signal };
     try {
       await navigator.locks.request(this.#name, how, () => this.#lead(competing));
-    } catch {
-      // Given up, or taken away from a tab that did not answer.
+    } catch (error) {
+      // Else it was given up, or taken away from a tab that did not answer.
+      if (error.name === "SecurityError" && this.#competing === competing) {
+        // Where nothing may be stored there are no locks, and no other tabs either.
+        this.#lead(competing);
+        return;
+      }
     }
     if (this.#competing === competing) {
       this.#competing = null;
@@ -1218,7 +1244,10 @@ class Share {
       if (message.type === "join") {
         this.#welcome(message);
       } else if (message.type === "ask") {
+        this.#line.wake("tick");
         this.#post({ type: "alive", term: this.#term });
+      } else if (message.type === "wake") {
+        this.#line.wake("awake");
       }
       return;
     }
@@ -1288,7 +1317,7 @@ class Share {
       missed,
       position: this.#position,
       epoch: this.#epoch,
-      status: position === "" ? this.#status : null,
+      status: this.#status,
       state,
       said: { ...said, error: packed(said.error) },
     });
@@ -1302,14 +1331,15 @@ class Share {
     this.#joining = false;
     const { error, retryAt } = welcome.said;
     this.#show(welcome.state, { error: unpacked(error), retryAt });
-    if (welcome.status !== null) {
-      this.#status = welcome.status;
-      this.#hears.event(welcome.status);
-    }
     for (const entry of welcome.missed) {
       if (entry.anew || isAfter(entry.event.id, this.#position)) {
         this.#accept(entry);
       }
+    }
+    if (welcome.status !== null && welcome.status.text !== this.#status?.text) {
+      // The server says it to each stream that begins; no other event need have told of it.
+      this.#status = welcome.status;
+      this.#hears.event(welcome.status);
     }
     this.#arrive(welcome);
   }
@@ -1411,7 +1441,7 @@ function parsed(text) {
  * - `reconnecting`: it was lost, or the server could not be asked
  * - `offline`: so it was, and this machine has no network
  * - `not-monitored`: the person has signed out elsewhere; it is tried again
- * - `refused`: the server does not want it; it is tried again if there is a `retryAt`
+ * - `refused`: the server does not want it now, as when too many are open
  * - `ended`: it is closed, or the session is over
  *
  * @typedef {"connecting" | "live" | "reconnecting" | "offline" | "not-monitored" | "refused" |

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
+import threading
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -16,6 +22,7 @@ from tests.endtoend.stage import (
     eventually,
     find_browser,
 )
+from tests.ports import LOOPBACK
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -59,11 +66,29 @@ def html(tmp_path_factory):
     return str(folder)
 
 
+class QuietFiles(SimpleHTTPRequestHandler):
+    """Serves files, without a word."""
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, html):
+def elsewhere(html):
+    """The origin of another site, which has its own empty page."""
+    with ThreadingHTTPServer((LOOPBACK, 0), partial(QuietFiles, directory=html)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://localhost:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, html, elsewhere):
     """An MX without calls of its own, and MXFlex; tests share it, each with its own people."""
     folder = tmp_path_factory.mktemp("site")
-    with Site(folder, SCENARIO, html=html, events=EVENTS) as site:
+    with Site(folder, SCENARIO, html=html, events=EVENTS, cors=[elsewhere]) as site:
         yield site
 
 
@@ -73,18 +98,65 @@ def extensions():
     return iter(EXTENSIONS)
 
 
+class SilentCable(Cable):
+    """A cable that can die without a sign of it, as a network does.
+
+    Attributes:
+        heartbeats: How many comments it has carried.
+    """
+
+    def __init__(self, port):
+        super().__init__(port)
+        self.heartbeats = 0
+        self._dead = set()
+
+    def die(self):
+        """Carry nothing any more on the connections there are; those that come are well."""
+        self._dead.update(self._peers)
+
+    def _pass_on(self, here):
+        with contextlib.suppress(OSError):
+            if here in self._dead:
+                if here.recv(65536):
+                    return
+            else:
+                self.heartbeats += here.recv(65536, socket.MSG_PEEK).count(b":\n\n")
+        super()._pass_on(here)
+
+
+FAST = """{
+  const [now, begun] = [Date.now, Date.now()];
+  Date.now = () => begun + (now() - begun) * 20;
+  for (const name of ["setTimeout", "setInterval"]) {
+    const plain = window[name];
+    window[name] = (act, milliseconds) => plain(act, milliseconds / 20);
+  }
+}"""
+
+
 class Tab:
     """A page that uses the module.
+
+    Args:
+        context: A profile of the browser.
+        url: The page.
+        module: Where the module is.
+        timed: Whether the test says how time goes by, in all tabs.
+        fast: Whether time goes by twenty times as fast in this one.
 
     Attributes:
         page: The page of Playwright.
     """
 
-    def __init__(self, context, url):
+    def __init__(self, context, url, module="/mxflex.js", *, timed=False, fast=False):
         self.page = context.new_page()
+        if fast:
+            self.page.add_init_script(FAST)
         self.page.set_default_timeout(PATIENCE * 1000)
+        if timed:
+            self.page.clock.install()
         self.page.goto(url)
-        self.load()
+        self.load(module)
 
     def load(self, url="/mxflex.js"):
         """Import the module."""
@@ -103,7 +175,10 @@ class Tab:
               window.listen = (options) => {
                 window.stream = session.connect(options);
                 stream.addEventListener("event", ({ detail }) => heard.push(detail));
-                stream.addEventListener("state", ({ detail }) => states.push(detail));
+                stream.addEventListener("state", ({ detail: { error, ...said } }) => {
+                  const told = error && { ...error, words: error.message };
+                  states.push(told ? { ...said, error: told } : said);
+                });
               };
             }""",
             url,
@@ -150,6 +225,24 @@ class Tab:
             [name, count],
         )
 
+    def error_of(self, script):
+        """Give what a promise is rejected with: its class, its words, and what else it says."""
+        return self.run(
+            f"""() => ({script}).then(
+              () => null,
+              (error) => ({{
+                class: Object.keys(mx).find((name) => error.constructor === mx[name]),
+                message: error.message,
+                ...error,
+              }}),
+            )"""
+        )
+
+    @property
+    def ends(self):
+        """What the session has told of itself."""
+        return self.run("ends")
+
     @property
     def events(self):
         """The names and ids of all events so far."""
@@ -175,13 +268,22 @@ def context(browser):
 
 
 @pytest.fixture
-def open_tab(context, site):
+def urls(context):
+    """All that pages have asked for; no token may stand there."""
+    urls = []
+    context.on("request", lambda request: urls.append(request.url))
+    yield urls
+    assert not [url for url in urls if "token=" in url]
+
+
+@pytest.fixture
+def open_tab(context, site, urls):
     """Open pages, by default at the shared site; all are tabs of one browser."""
     errors = []
     context.on("weberror", lambda error: errors.append(str(error.error)))
 
-    def opened(url=site.url):
-        return Tab(context, url)
+    def opened(url=site.url, **more):
+        return Tab(context, url, **more)
 
     yield opened
     assert not errors
@@ -260,7 +362,118 @@ def test_parser(tab):
     assert found[11]["comments"] == [" comment", ""]
 
 
+# --- Sessions -------------------------------------------------------------------------------------
+
+
+def test_saved_session(tab, site, extensions):
+    """A saved session goes on behind a reload; what is none, or has ended, is told."""
+    mine = next(extensions)
+    tab.sign_in(mine)
+    saved = tab.run("session.save()")
+    assert "secret" not in saved
+    assert tab.run("session.expiresAt") == json.loads(saved)["expiresAt"]
+    tab.page.reload()
+    tab.load()
+    tab.resume(saved)
+    assert tab.run("session.extension") == mine
+    assert tab.run("session.calls()")["calls"] == []
+    for text in ("", "null", "{}", '{"token":"a.b.c"}', saved.replace("eyJ", "%%%")):
+        rejected = tab.run(
+            """(text) => {
+              try {
+                mx.resume(text);
+              } catch (error) {
+                return error.constructor === TypeError;
+              }
+            }""",
+            text,
+        )
+        assert rejected, text
+    tab.resume(json.dumps(json.loads(saved) | {"begunAt": 1, "expiresAt": 2}))
+    tab.when("ends.length === 1")
+    assert tab.ends == [{"name": "ended", "reason": "expired"}]
+
+
+def test_log_out(tab, site, extensions):
+    """A logout ends the session, its streams and its requests, and says so once."""
+    tab.enter(next(extensions))
+    assert tab.error_of("session.logout()") is None
+    assert tab.ends == [{"name": "ended", "reason": "logged-out"}]
+    assert tab.states == ["live", "ended"]
+    assert tab.error_of("session.calls()")["class"] == "Abandoned"
+    assert tab.run("(() => { try { session.connect(); } catch (e) { return e.name; } })()") == (
+        "Abandoned"
+    )
+
+
+def test_close(tab, site, extensions):
+    """Closing a session ends what is under way and tells nobody; its token stays good."""
+    tab.enter(next(extensions))
+    saved = tab.run("session.save()")
+    error = tab.error_of(
+        "(() => { const asked = session.contacts(); session.close(); return asked; })()"
+    )
+    assert error["class"] == "Abandoned"
+    assert tab.run("stream.state") == "ended"
+    assert (tab.states, tab.ends) == (["live"], [])
+    tab.resume(saved)
+    tab.connect()
+
+
+def test_renewals(open_tab, tmp_path, html, urls):
+    """Sessions renew themselves and keep their streams until the login is too old; others go on."""
+    token = {"lifetime": 2, "max_age": 5}
+    with Site(tmp_path / "site", SCENARIO, html=html, token=token) as site:
+        first, second = open_tab(site.url), open_tab(site.url)
+        first.enter("3001")
+        begun = json.loads(first.run("session.save()"))
+        first.when("ends.length === 2")
+        assert first.run("session.save()") != json.dumps(begun)
+        second.enter("3001")
+        first.when("ends.at(-1).name === 'ended'")
+        told = first.ends
+        assert [each["name"] for each in told] == ["renewed"] * (len(told) - 2) + [
+            "ending",
+            "ended",
+        ]
+        assert told[-2]["at"] == first.run("session.expiresAt")
+        assert told[-2]["at"] - begun["begunAt"] == pytest.approx(5000, abs=1000)
+        assert told[-1]["reason"] == "expired"
+        assert first.states == ["live", "ended"]
+        second.when("stream.leader && stream.state === 'live'")
+        assert len([url for url in urls if "/api/events" in url]) == 2
+        second.run("session.close()")
+
+
+def test_another_server(tab, site, extensions):
+    """A token that a new server does not know ends the session and its stream."""
+    tab.enter(next(extensions))
+    site.stop_mxflex()
+    tab.when("stream.state === 'reconnecting'")
+    site.start_mxflex()
+    tab.when("stream.state === 'ended'")
+    assert tab.ends == [{"name": "ended", "reason": "refused"}]
+    assert tab.states[-1] == "ended"
+
+
 # --- Requests -------------------------------------------------------------------------------------
+
+
+def test_contacts(tab, site, extensions):
+    """People are listed and found; what has not changed is the same array as before."""
+    mine = next(extensions)
+    tab.sign_in(mine)
+    tab.run("session.contacts().then((contacts) => { window.before = contacts; })")
+    assert tab.run("before.length") == len(EXTENSIONS)
+    assert tab.run("session.contacts().then((contacts) => contacts === before)")
+    for script in (f"session.contacts({{ query: '{mine}' }})", f"session.lookup('{mine}')"):
+        assert [each["ext"] for each in tab.run(script)] == [mine]
+    assert tab.run("session.lookup('+12025550199')") == []
+    telephone = site.mx_user(f"user{mine}")
+    telephone.set_presence("NotAvailable", "на совещании")
+    changed = "session.contacts().then((contacts) => contacts.find(({ note }) => note)?.ext)"
+    assert eventually(lambda: tab.run(changed)) == mine
+    telephone.close()
 
 
 def test_call_from_ringing_to_its_end(tab, site, extensions):
@@ -278,20 +491,130 @@ def test_call_from_ringing_to_its_end(tab, site, extensions):
         ("stopRecording", "RecordingStateEvent"),
         ("hangup", "ConnectionClearedEvent"),
     ):
+        count = 1 + len([name for name, _ in tab.events if name == event])
         answer = tab.run(f"session.calls().then(({{ calls }}) => session.{command}(calls[0]))")
         assert answer is None
-        tab.when_heard(event)
+        tab.when_heard(event, count)
     assert tab.run("held.deviceId") == mine
     detail = tab.run("heard[0]")
     assert json.loads(detail["text"]) == detail["data"]
     assert detail["data"]["globalCallId"].isdigit()
-    assert detail["data"]["callId"] == int(detail["data"]["callId"])
+    assert isinstance(detail["data"]["callId"], int)
+
+
+def test_calls_handed_on(tab, site, extensions):
+    """A call is made, deflected, transferred at once and after a word, and parked."""
+    mine, other, third = next(extensions), next(extensions), next(extensions)
+    tab.enter(mine)
+    caller, colleague = site.person(f"user{other}"), site.person(f"user{third}")
+    first_call = "session.calls().then(({ calls }) => "
+
+    def ring():
+        caller.dial(mine)
+        count = len([name for name, _ in tab.events if name == "DeliveredEvent"])
+        eventually(lambda: tab.run(first_call + "calls.some((call) => call.state === 'alerting'))"))
+        return count
+
+    ring()
+    tab.run(f"{first_call}session.deflect(calls[0], '{third}'))")
+    tab.when_heard("DivertedEvent")
+    colleague.hang_up("alerting")
+    ring()
+    tab.run(f"{first_call}session.answer(calls.at(-1)))")
+    tab.when_heard("EstablishedEvent")
+    tab.run(f"{first_call}session.transfer(calls.at(-1), '{third}'))")
+    tab.when_heard("TransferredEvent")
+    colleague.hang_up("alerting")
+    eventually(lambda: not caller.calls())
+    ring()
+    tab.run(f"{first_call}session.answer(calls.at(-1)))")
+    tab.when_heard("EstablishedEvent", 2)
+    tab.run(f"{first_call}{{ window.held = calls.at(-1); return session.hold(held); }})")
+    tab.when_heard("HeldEvent")
+    tab.run(f"session.call('{third}', {{ from: '{mine}' }}).then((call) => {{ made = call; }})")
+    made = tab.run("made")
+    assert (made["deviceId"], made["called"]) == (mine, third)
+    colleague.answer()
+    tab.when_heard("EstablishedEvent", 3)
+    tab.run("session.consultTransfer(held, made)")
+    tab.when_heard("TransferredEvent", 2)
+    colleague.hang_up()
+    eventually(lambda: not caller.calls())
+    ring()
+    tab.run(f"{first_call}session.answer(calls.at(-1)))")
+    tab.when_heard("EstablishedEvent", 4)
+    tab.run(f"{first_call}session.park(calls.at(-1)))")
+    tab.when_heard("ParkedEvent")
+
+
+def test_times(tab, site, extensions):
+    """With the calls comes the server's time, by which those in them are to be understood."""
+    tab.sign_in(next(extensions))
+    assert tab.run("session.calls().then(({ now }) => Math.abs(now - Date.now()) < 60000)")
+
+
+def test_ticket(tab, site, extensions):
+    """A ticket opens a stream for those who cannot set headers."""
+    tab.sign_in(next(extensions))
+    opened = """session.ticket().then((ticket) => new Promise((done) => {
+      const source = new EventSource(`/api/events?ticket=${ticket}`);
+      source.onopen = () => { source.close(); done(true); };
+      source.onerror = () => { source.close(); done(false); };
+    }))"""
+    assert tab.run(opened)
+
+
+def test_errors(tab, site, extensions):
+    """What goes wrong is told by class, with the server's words."""
+    refused = tab.error_of("mx.login('user3001', 'wrong')")
+    assert (refused["class"], refused["status"]) == ("Refused", 403)
+    assert refused["message"] == "Invalid user name or password"
+    tab.sign_in(next(extensions))
+    refused = tab.error_of("session.answer({ callId: 999, deviceId: session.extension })")
+    assert (refused["class"], refused["retryAfter"]) == ("Refused", None)
+    gone = tab.error_of("mx.login('a', 'b', { server: 'http://localhost:1' })")
+    assert (gone["class"], gone["message"]) == ("Unreachable", "MXFlex cannot be reached")
+
+
+def test_page_of_another_site(open_tab, site, elsewhere, extensions):
+    """A page of an origin in `cors` imports the module and works with it; no other page does."""
+    mine, other = next(extensions), next(extensions)
+    tab = open_tab(elsewhere, module=f"{site.url}mxflex.js")
+    tab.enter(mine)
+    site.person(f"user{other}").dial(mine)
+    tab.when_heard("DeliveredEvent")
+    assert tab.run("session.calls().then(({ now }) => Number.isFinite(now))")
+    assert tab.run("session.contacts().then(async (one) => one === (await session.contacts()))")
+    stranger = elsewhere.replace("localhost", LOOPBACK)
+    tab.page.goto(stranger)
+    importing = f"import('{site.url}mxflex.js').then(() => '', (error) => error.name)"
+    assert tab.run(importing) == "TypeError"
 
 
 # --- Several tabs ---------------------------------------------------------------------------------
 
 
-def test_tabs_share_one_stream(open_tab, site, extensions):
+class Burst(threading.Thread):
+    """Somebody who calls and hangs up, again and again, beside what the test does.
+
+    Args:
+        person: Who does it.
+        to: Whom.
+        calls: How often.
+    """
+
+    def __init__(self, person, to, calls):
+        super().__init__()
+        self._person, self._to, self._calls = person, to, calls
+
+    def run(self):
+        """Do it."""
+        for _ in range(self._calls):
+            self._person.dial(self._to)
+            self._person.hang_up("alerting")
+
+
+def test_tabs_share_one_stream(open_tab, site, extensions, urls):
     """One tab of a person has the connection, all see the same; another takes its place."""
     mine, other = next(extensions), next(extensions)
     first, second = open_tab(), open_tab()
@@ -305,12 +628,120 @@ def test_tabs_share_one_stream(open_tab, site, extensions):
     for each in (first, second):
         each.when_heard("DeliveredEvent")
     assert first.events == second.events
-    first.page.close()
+    assert [name for name, _ in second.events] == ["status", "DeliveredEvent"]
+    assert len([url for url in urls if "/api/events" in url]) == 1
+    first.run("session.close()")
     second.when("stream.leader && stream.state === 'live'")
     colleague.hang_up("alerting")
     second.when_heard("ConnectionClearedEvent")
-    names = [name for name, _ in second.calls]
-    assert names == ["DeliveredEvent", "ConnectionClearedEvent"]
+    assert [name for name, _ in second.calls] == ["DeliveredEvent", "ConnectionClearedEvent"]
+    assert second.states == ["live", "reconnecting", "live"]
+    assert len([url for url in urls if "/api/events" in url]) == 2
+
+
+def test_leaders_that_go(open_tab, site, extensions):
+    """Leaders close, freeze and crash while much happens; the others lose nothing, none twice."""
+    mine, other = next(extensions), next(extensions)
+    witness, closing, freezing, crashing, last = (open_tab() for _ in range(5))
+    witness.enter(mine, shared=False)
+    closing.join(witness)
+    assert closing.run("stream.leader")
+    for each in (freezing, crashing, last):
+        each.join(witness)
+    burst = Burst(site.person(f"user{other}"), mine, 40)
+    burst.start()
+    last.when_heard("DeliveredEvent", 4)
+    closing.page.close()
+    freezing.when("stream.leader")
+    # A browser freezes hidden pages only, and without a window it hides none.
+    freezing.run("document.dispatchEvent(new Event('freeze'))")
+    crashing.when("stream.leader")
+    last.when_heard("DeliveredEvent", 15)
+    freezing.run("document.dispatchEvent(new Event('resume'))")
+    with contextlib.suppress(sync_api.Error):
+        crashing.page.goto("chrome://crash")
+    last.when("stream.leader")
+    last.when_heard("ConnectionClearedEvent", 40)
+    burst.join()
+    witness.when_heard("ConnectionClearedEvent", 40)
+    assert last.calls == witness.calls
+    freezing.when_heard("ConnectionClearedEvent", 40)
+    assert freezing.calls == witness.calls
+
+
+def test_leader_that_hangs(open_tab, site, extensions):
+    """A leader that gives no sign of life is replaced, and follows when it is back."""
+    mine, other = next(extensions), next(extensions)
+    leader, follower = open_tab(), open_tab(fast=True)
+    leader.enter(mine)
+    follower.join(leader)
+    assert leader.run("stream.leader")
+    leader.run(
+        """() => setTimeout(() => {
+          const end = Date.now() + 4000;
+          while (Date.now() < end);
+        }, 0)"""
+    )
+    follower.when("stream.leader && stream.state === 'live'")
+    leader.when("!stream.leader")
+    site.person(f"user{other}").dial(mine)
+    for each in (leader, follower):
+        each.when_heard("DeliveredEvent")
+    assert leader.calls == follower.calls
+
+
+@pytest.mark.parametrize("leader_saw_it", [True, False])
+def test_tab_that_comes_back(open_tab, site, extensions, leader_saw_it):
+    """A tab that names its last event gets what it missed, from the leader or the server."""
+    mine, other = next(extensions), next(extensions)
+    witness, leader, late = open_tab(), open_tab(), open_tab()
+    witness.enter(mine, shared=False)
+    if leader_saw_it:
+        leader.join(witness)
+    colleague = site.person(f"user{other}")
+    colleague.dial(mine)
+    colleague.hang_up("alerting")
+    witness.when_heard("ConnectionClearedEvent")
+    if not leader_saw_it:
+        leader.join(witness)
+    assert leader.run("stream.leader")
+    first = witness.calls[0][1]
+    late.join(witness, lastEventId=first)
+    late.when_heard("ConnectionClearedEvent")
+    colleague.dial(mine)
+    witness.when_heard("DeliveredEvent", 2)
+    late.when_heard("DeliveredEvent")
+    assert late.calls == witness.calls[1:]
+    assert not late.run("stream.leader")
+
+
+def test_sign_in_beside_a_tab_that_waits(open_tab, site, extensions):
+    """When a person has signed out elsewhere streams say so; with the next login all are back."""
+    mine = next(extensions)
+    waiting, fresh = open_tab(), open_tab()
+    waiting.enter(mine)
+    site.person(f"user{mine}").log_out()
+    waiting.when("stream.state === 'not-monitored'")
+    assert waiting.run("states.at(-1).error.words") == "not monitored"
+    assert waiting.run("states.at(-1).retryAt > Date.now() - 60000")
+    assert waiting.ends == []
+    fresh.enter(mine)
+    waiting.when("stream.state === 'live'")
+    assert waiting.run("stream.leader")
+
+
+def test_without_secure_context(open_tab, site, extensions):
+    """Where browsers give no locks each tab has a stream of its own."""
+    mine, other = next(extensions), next(extensions)
+    url = f"http://{PLAIN_HOST}:{site.port}/"
+    tabs = [open_tab(url), open_tab(url)]
+    assert not tabs[0].run("isSecureContext")
+    for each in tabs:
+        each.enter(mine)
+        assert each.run("stream.leader")
+    site.person(f"user{other}").dial(mine)
+    for each in tabs:
+        each.when_heard("DeliveredEvent")
 
 
 # --- Connections that fail ------------------------------------------------------------------------
@@ -324,17 +755,124 @@ def test_nothing_is_lost_and_nothing_comes_twice(open_tab, site, extensions):
     colleague = site.person(f"user{other}")
     with Cable(site.port) as cable:
         tab = open_tab(f"http://localhost:{cable.port}/")
-        tab.enter(mine, shared=False)
-        for count in (1, 2):
-            colleague.dial(mine)
-            tab.when_heard("DeliveredEvent", count)
-            cable.pull()
-            tab.when("stream.state === 'reconnecting'")
-            colleague.hang_up("alerting")
-            eventually(lambda: not colleague.calls())
-            cable.plug()
-            tab.when("stream.state === 'live'")
-            tab.when_heard("ConnectionClearedEvent", count)
-        witness.when_heard("ConnectionClearedEvent", 2)
+        tab.enter(mine)
+        colleague.dial(mine)
+        tab.when_heard("DeliveredEvent")
+        cable.pull()
+        tab.when("stream.state === 'reconnecting'")
+        error = tab.error_of("session.calls()")
+        assert error["class"] == "Unreachable"
+        colleague.hang_up("alerting")
+        colleague.dial(mine)
+        cable.plug()
+        tab.when("stream.state === 'live'")
+        tab.when_heard("DeliveredEvent", 2)
+        witness.when_heard("DeliveredEvent", 2)
         assert tab.calls == witness.calls
+        assert tab.run("states[1].retryAt - heard[0].at") > 3000
         tab.page.close()
+
+
+def test_network_that_dies(open_tab, site, extensions):
+    """A connection without heartbeats is noticed and replaced; what happened meanwhile comes."""
+    mine, other = next(extensions), next(extensions)
+    colleague = site.person(f"user{other}")
+    with SilentCable(site.port) as cable:
+        tab = open_tab(f"http://localhost:{cable.port}/")
+        tab.enter(mine)
+        eventually(lambda: cable.heartbeats >= 2)
+        cable.die()
+        colleague.dial(mine)
+        tab.when_heard("DeliveredEvent")
+        assert tab.states == ["live", "reconnecting", "live"]
+        tab.page.close()
+
+
+def test_sleep(open_tab, site, extensions):
+    """After a sleep that the connection has not outlived the stream comes back at once."""
+    mine, other = next(extensions), next(extensions)
+    colleague = site.person(f"user{other}")
+    with SilentCable(site.port) as cable:
+        tab = open_tab(f"http://localhost:{cable.port}/", timed=True)
+        tab.enter(mine)
+        cable.die()
+        colleague.dial(mine)
+        tab.page.clock.fast_forward(10 * 60_000)
+        tab.when_heard("DeliveredEvent")
+        assert tab.states == ["live", "reconnecting", "live"]
+        tab.page.close()
+
+
+def test_no_network(open_tab, context, site, extensions):
+    """Without a network streams say so; with it they are back, and so is what was missed."""
+    mine, other = next(extensions), next(extensions)
+    colleague = site.person(f"user{other}")
+    tab = open_tab(timed=True)
+    tab.enter(mine)
+    colleague.dial(mine)
+    tab.when_heard("DeliveredEvent")
+    tab.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=2))
+    context.set_offline(True)
+    tab.when("stream.state === 'offline'")
+    colleague.hang_up("alerting")
+    context.set_offline(False)
+    tab.when_heard("ConnectionClearedEvent")
+    assert tab.states == ["live", "offline", "live"]
+    assert [name for name, _ in tab.calls] == ["DeliveredEvent", "ConnectionClearedEvent"]
+
+
+def test_mx_away_and_server_restarted(open_tab, tmp_path, html):
+    """The absence of the MX is told, and so is a gap behind it and behind a new server."""
+    key = {"key": "0123456789abcdef0123456789abcdef"}
+    with Site(tmp_path / "site", SCENARIO, html=html, token=key) as site:
+        tab = open_tab(site.url)
+        tab.enter("3001", topics=["calls", "status"])
+        gaps = "stream.addEventListener('gap', ({ detail }) => gaps.push(detail.reason))"
+        tab.run(f"() => {{ window.gaps = []; {gaps}; }}")
+        site.stop_mx()
+        tab.when("heard.at(-1).data.mx === 'down'")
+        refused = tab.error_of("session.call('3002')")
+        assert (refused["class"], refused["status"]) == ("Refused", 503)
+        assert refused["retryAfter"] > 0
+        site.start_mx()
+        tab.when("gaps.includes('mx-down')")
+        tab.when("heard.some(({ data }) => data.mx === 'up')")
+        assert tab.states == ["live"]
+        before = tab.run("stream.lastEventId")
+        site.stop_mxflex()
+        tab.when("stream.state === 'reconnecting'")
+        site.start_mxflex()
+        tab.run("dispatchEvent(new Event('online'))")
+        tab.when("gaps.includes('unknown-id')")
+        assert int(tab.run("stream.lastEventId")) > int(before)
+        assert tab.run("session.calls()")["calls"] == []
+        assert tab.ends == []
+
+
+def test_too_many(open_tab, tmp_path, html, urls):
+    """A server that wants no more streams is asked again, and not before it said so."""
+    events = {"max_per_token": 1, "max_streams": 2}
+    with Site(tmp_path / "site", SCENARIO, html=html, events=events) as site:
+        first, second, third, other = (open_tab(site.url, timed=True) for _ in range(4))
+        first.enter("3001", shared=False)
+        second.resume(first.run("session.save()"))
+        second.run("listen({ shared: false })")
+        second.when("stream.state === 'refused'")
+        (told,) = second.run("states")
+        assert (told["error"]["status"], told["error"]["retryAfter"]) == (429, 30)
+        other.enter("3002")
+        third.sign_in("3003")
+        third.run("listen({ shared: false })")
+        third.when("stream.state === 'reconnecting'")
+        (full,) = third.run("states")
+        assert (full["error"]["status"], full["error"]["retryAfter"]) == (503, 30)
+        asked = len(urls)
+        for each in (second, third):
+            each.run("dispatchEvent(new Event('online'))")
+        second.page.clock.fast_forward(10_000)
+        assert len(urls) == asked
+        first.run("stream.close()")
+        other.run("stream.close()")
+        second.page.clock.fast_forward(40_000)
+        for each in (second, third):
+            each.when("stream.state === 'live'")
