@@ -52,6 +52,7 @@ from mxflex.mx.session import Dialer
 from mxflex.mx.tls import PeerPolicy
 from mxflex.mx.verify import LoginCheck
 from mxflex.web.app import Api
+from mxflex.web.audience import SocketAudience
 from mxflex.web.eventjson import encode_call_event, encode_gap, encode_status
 from mxflex.web.eventstream import EventStreams, encode_sse
 from mxflex.web.listings import encode_contact_event
@@ -102,6 +103,7 @@ def build(
         config.events.history,
         later=lambda act: reactor.callLater(0, act),
         arrived=lambda: link.arrived,
+        audience=SocketAudience,
     )
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
     encoders = Encoders(call=encode_call_event, contact=encode_contact_event, status=encode_status)

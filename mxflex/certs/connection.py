@@ -40,11 +40,21 @@ class ServerConnection:
         record_bytes: Plain bytes that should be encrypted before what came of them is taken away.
             OpenSSL keeps room for the most that was ever waiting as long as the connection lasts:
             by what a certificate and its chain take, not by the largest record.
+        disturbed: Called, if set, before anything but `encrypt` may have TLS say something.
     """
 
     record_bytes: ClassVar[int] = 4096
 
-    __slots__ = ("_hello", "_incoming", "_protocols", "_refused", "_tls", "encrypt", "encrypted")
+    __slots__ = (
+        "_hello",
+        "_incoming",
+        "_protocols",
+        "_refused",
+        "_tls",
+        "disturbed",
+        "encrypt",
+        "encrypted",
+    )
 
     def __init__(self, context: ssl.SSLContext, protocols: frozenset[bytes]) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -54,8 +64,10 @@ class ServerConnection:
         # What came before the first record was complete; None from then on.
         self._hello: bytes | None = b""
         self._refused = False
-        self.encrypt: Callable[[bytes], int] = self._tls.write
+        # What the standard library has around it is one more call, for nothing.
+        self.encrypt: Callable[[bytes], int] = getattr(self._tls, "_sslobj", self._tls).write
         self.encrypted: Callable[[int], bytes] = outgoing.read
+        self.disturbed: Callable[[], None] | None = None
 
     def set_accept_state(self) -> None:
         """Be a server: it is one."""
@@ -65,6 +77,7 @@ class ServerConnection:
 
     def bio_write(self, data: bytes) -> int:
         """Take bytes of the client."""
+        self._disturb()
         if self._hello is None:
             return self._incoming.write(data)
         hello = self._hello + data
@@ -75,6 +88,10 @@ class ServerConnection:
         self._refused = not _offered(hello, self._protocols)
         self._incoming.write(hello)
         return len(data)
+
+    def _disturb(self) -> None:
+        if self.disturbed is not None:
+            self.disturbed()
 
     def bio_read(self, size: int) -> bytes:
         """Give bytes for the client.
@@ -131,6 +148,7 @@ class ServerConnection:
             SSL.WantReadError: The client has to say something first.
             SSL.Error: The connection is broken.
         """
+        self._disturb()
         try:
             return self.encrypt(data[: self.record_bytes])
         except ssl.SSLError as error:
@@ -142,6 +160,7 @@ class ServerConnection:
         Raises:
             SSL.Error: There is nothing to say goodbye to.
         """
+        self._disturb()
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:

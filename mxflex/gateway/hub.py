@@ -9,7 +9,7 @@ nor the MX: events come by `publish` and `announce`, whoever calls them, and go 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Protocol
 
@@ -48,6 +48,56 @@ class Listener(Protocol):
         """End the stream; nothing is sent any more."""
 
 
+class Audience(Protocol):
+    """The open streams of a channel."""
+
+    def add(self, listener: Listener) -> None:
+        """Add a stream; it gets what is sent from now on."""
+
+    def remove(self, listener: Listener) -> None:
+        """Take a stream out; it gets nothing any more. Idempotent."""
+
+    def __len__(self) -> int:
+        """Give how many streams there are."""
+
+    def __iter__(self) -> Iterator[Listener]:
+        """Give the streams."""
+
+    def send_at_once(self, data: bytes) -> list[Listener]:
+        """Send the bytes of events to those streams that can be sent to together, if any.
+
+        It calls nobody who might call the hub.
+
+        Returns:
+            Those who have not got them, as they are now.
+        """
+
+
+class Listeners:
+    """An audience in which each stream is sent to by itself."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[Listener, None] = {}
+
+    def add(self, listener: Listener) -> None:
+        """See `Audience`."""
+        self._listeners[listener] = None
+
+    def remove(self, listener: Listener) -> None:
+        """See `Audience`."""
+        self._listeners.pop(listener, None)
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(self._listeners)
+
+    def send_at_once(self, _data: bytes) -> list[Listener]:
+        """Give all of them."""
+        return list(self._listeners)
+
+
 class Encoder(Protocol):
     """Writes an event as the bytes of a stream."""
 
@@ -68,10 +118,12 @@ class Backlog:
     Attributes:
         last_id: The id of the latest event before the listener's first live one.
         frames: The kept events that it missed, in order, and the present states of its topics.
+        audiences: What it is in now.
     """
 
     last_id: int
     frames: list[bytes]
+    audiences: list[Audience]
 
 
 @attrs.frozen
@@ -91,7 +143,7 @@ class _State:
 
 @attrs.define(eq=False)
 class _Channel:
-    """Events that the same streams get: the latest ones, and these streams in their order.
+    """Events that the same streams get: the latest ones, and these streams.
 
     Attributes:
         shared: Whether streams of several extensions listen.
@@ -99,9 +151,9 @@ class _Channel:
     """
 
     history: History
+    listeners: Audience
     shared: bool
     state: _State | None = None
-    listeners: dict[Listener, None] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -141,6 +193,7 @@ class Hub:
             sent together. By default each event goes out at once.
         arrived: Gives when what is published now came from the MX, by the same clock; None for what
             did not come from there.
+        audience: Makes what holds the streams of a channel.
 
     Attributes:
         published: How many events there were so far, by name.
@@ -159,6 +212,7 @@ class Hub:
         later: Callable[[Callable[[], None]], object] = _at_once,
         *,
         arrived: Callable[[], float | None] = _never,
+        audience: Callable[[], Audience] = Listeners,
     ) -> None:
         self._clock = clock
         self._encode = encode
@@ -166,13 +220,14 @@ class Hub:
         self._history = history
         self._later = later
         self._arrived = arrived
+        self._audience = audience
         self.published: Counter[str] = Counter()
         self.sent = 0
         self.durations = Durations(FAN_OUT_BOUNDS)
         self._ids = Ids()
         self._extensions: dict[str, _Extension] = {}
         self._topics = {
-            topic: _Channel(History(self._history, self._next_id()), shared=True)
+            topic: self._channel(self._next_id(), shared=True)
             for topic in (Topic.CONTACTS, Topic.STATUS)
         }
         # What this turn has brought: of extensions, or of a single topic. A listener may be in both
@@ -185,6 +240,9 @@ class Hub:
         self._sending = 0
         self._left: set[Listener] = set()
 
+    def _channel(self, begin: int, *, shared: bool) -> _Channel:
+        return _Channel(History(self._history, begin), self._audience(), shared)
+
     def _next_id(self) -> int:
         return self._ids.next(self._clock())
 
@@ -194,7 +252,7 @@ class Hub:
         """Begin to keep events of an extension; those from before are not known. Idempotent."""
         if ext not in self._extensions:
             begin = self._next_id()
-            calls, gaps = (_Channel(History(self._history, begin), shared=False) for _ in range(2))
+            calls, gaps = (self._channel(begin, shared=False) for _ in range(2))
             self._extensions[ext] = _Extension(calls, gaps)
 
     def close(self, ext: str) -> None:
@@ -204,10 +262,8 @@ class Hub:
         if extension is None:
             return
         listeners = [each for channel in extension.channels for each in channel.listeners]
-        for channel in extension.channels:
-            channel.listeners.clear()
         for listener in listeners:
-            self._leave_topics(listener)
+            self._leave(extension, listener)
         for listener in listeners:
             _end(listener)
 
@@ -250,7 +306,7 @@ class Hub:
         channels = [extension.calls if Topic.CALLS in wanted else extension.gaps]
         channels += [self._topics[topic] for topic in self._topics if topic in wanted]
         for channel in channels:
-            channel.listeners[listener] = None
+            channel.listeners.add(listener)
         histories = [channel.history for channel in channels]
         last_id = max(history.last_id for history in histories)
         frames: list[bytes] = []
@@ -270,21 +326,19 @@ class Hub:
             if state is not None and state.id not in told:
                 # It stands behind all that was missed, and is as good a place to go on from.
                 frames.append(self._encode(last_id, state.name, state.data))
-        return Backlog(last_id, frames)
+        return Backlog(last_id, frames, [channel.listeners for channel in channels])
 
     def unsubscribe(self, ext: str, listener: Listener) -> None:
         """Take a listener out. Idempotent."""
-        extension = self._extensions.get(ext)
-        if extension is not None:
-            for channel in extension.channels:
-                channel.listeners.pop(listener, None)
-        self._leave_topics(listener)
+        self._leave(self._extensions.get(ext), listener)
 
-    def _leave_topics(self, listener: Listener) -> None:
+    def _leave(self, extension: _Extension | None, listener: Listener) -> None:
         if self._sending:
             self._left.add(listener)
+        for channel in extension.channels if extension is not None else ():
+            channel.listeners.remove(listener)
         for channel in self._topics.values():
-            channel.listeners.pop(listener, None)
+            channel.listeners.remove(listener)
 
     # --- Events -------------------------------------------------------------------------------
 
@@ -387,13 +441,14 @@ class Hub:
         if not self._pending:
             return
         # Whoever comes while this runs finds it all in the histories.
-        due = []
-        for channel, frames in self._pending.items():
-            due.append((list(channel.listeners), b"".join(frames)))
-            self.sent += len(frames) * len(channel.listeners)
-        since, self._since = self._since, None
-        self._pending = {}
+        pending, self._pending = self._pending, {}
         self._pending_bytes = 0
+        since, self._since = self._since, None
+        due = []
+        for channel, frames in pending.items():
+            data = b"".join(frames)
+            self.sent += len(frames) * len(channel.listeners)
+            due.append((channel.listeners.send_at_once(data), data))
         self._sending += 1
         for listeners, data in due:
             self._send(listeners, data)

@@ -23,7 +23,8 @@ from mxflex.gateway.admission import Admission, Place
 from mxflex.gateway.hub import Backlog, Topic
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
-from mxflex.web.fastpath import Chunks, Corks, RequestWriter, Writer, writer_for
+from mxflex.web.audience import SocketAudience
+from mxflex.web.fastpath import Chunks, Corks, DirectWriter, RequestWriter, Writer, writer_for
 from mxflex.web.site import Request, Socket
 
 log = Logger()
@@ -88,10 +89,13 @@ class EventStream:
     """
 
     __slots__ = (
+        "_audiences",
         "_bound",
+        "_direct",
         "_max_waiting",
         "_over",
         "_request",
+        "_sent_before",
         "_waiting",
         "_waiting_bytes",
         "_writer",
@@ -117,6 +121,10 @@ class EventStream:
         # There only while the client does not read.
         self._waiting: deque[bytes] | None = None
         self._waiting_bytes = 0
+        self._audiences: tuple[SocketAudience, ...] = ()
+        # In whose place the audiences send at the moment, and what they had sent when that began.
+        self._direct: DirectWriter | None = None
+        self._sent_before = 0
         self._over: Callable[[EventStream, bool], None] | None = over
 
     def begin(self, backlog: Backlog, chunks: Chunks, corks: Corks) -> None:
@@ -135,7 +143,10 @@ class EventStream:
         request.registerProducer(self, True)
         # The headers go the usual way.
         request.write(b"")
-        self._writer = writer_for(request, chunks, corks)
+        self._audiences = tuple(
+            each for each in backlog.audiences if isinstance(each, SocketAudience)
+        )
+        self._writer = writer_for(request, chunks, corks, self)
         if self._waiting is None:
             self.send = self._writer.write
         # The opening names the id before the backlog only when nothing is missed; with a backlog
@@ -193,17 +204,52 @@ class EventStream:
         over, self._over = self._over, None
         if over is None:
             return False
+        self.step_out()
         self._waiting = None
         self._waiting_bytes = 0
         self.send = _drop
         self._request.sentLength += self._writer.sent
+        # The others know us, and we them.
+        self._writer = RequestWriter(self._request)
         over(self, cut_off)
         return True
+
+    # --- Where audiences send -----------------------------------------------------------------
+
+    def _sent_by_audiences(self) -> int:
+        return sum(audience.sent for audience in self._audiences)
+
+    def step_in(self, writer: DirectWriter) -> None:
+        """See `mxflex.web.fastpath.Pace`."""
+        if self._over is None or self._direct is not None:
+            return
+        self._direct = writer
+        self._sent_before = self._sent_by_audiences()
+        for audience in self._audiences:
+            audience.fall_in(self, writer.place(audience))
+
+    def step_out(self) -> None:
+        """See `mxflex.web.audience.Member`."""
+        writer, self._direct = self._direct, None
+        if writer is None:
+            return
+        for audience in self._audiences:
+            audience.fall_out(self)
+        writer.sent += self._sent_by_audiences() - self._sent_before
+        writer.stepped_out()
+
+    def owe(self, rest: bytes) -> None:
+        """See `mxflex.web.audience.Member`."""
+        writer = self._direct
+        self.step_out()
+        if writer is not None:
+            writer.queue(rest)
 
     # --- IPushProducer: the transport says when the client reads ------------------------------
 
     def pauseProducing(self) -> None:
         """Keep events back: the transport holds enough."""
+        self.step_out()
         if self._over is not None and self._waiting is None:
             self._waiting = deque()
             self.send = self._keep

@@ -16,7 +16,7 @@ from twisted.internet.tcp import Connection
 from twisted.protocols.tls import BufferingTLSTransport
 from twisted.web.http import Request
 
-_EVERYTHING = -1
+from mxflex.web.audience import EVERYTHING, Place, SocketAudience
 
 
 class Writer(Protocol):
@@ -30,6 +30,29 @@ class Writer(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes, or queue them behind what is queued."""
+
+
+class DirectWriter(Writer, Protocol):
+    """A writer in whose place an audience may send, as long as nothing is queued."""
+
+    def place(self, audience: SocketAudience) -> Place:
+        """Give where the stream may stand."""
+
+    def stepped_out(self) -> None:
+        """Know that the audiences do not send any more, and something may be queued."""
+
+    def queue(self, rest: bytes) -> None:
+        """Queue what the socket has not taken of what an audience has sent."""
+
+
+class Pace(Protocol):
+    """A stream, as its writer sees it."""
+
+    def step_in(self, writer: DirectWriter) -> None:
+        """Let the audiences send: the connection owes nothing."""
+
+    def step_out(self) -> None:
+        """Let them send no more. Idempotent."""
 
 
 class Chunks:
@@ -103,18 +126,20 @@ class SocketWriter:
     Args:
         request: An HTTP/1.1 request whose response is chunked.
         chunks: Makes the chunks.
+        pace: The stream.
 
     Attributes:
         sent: Bytes of the body so far.
     """
 
-    __slots__ = ("_behind", "_chunks", "_send", "_transport", "sent")
+    __slots__ = ("_behind", "_chunks", "_pace", "_send", "_transport", "sent")
 
-    def __init__(self, request: Request, chunks: Chunks) -> None:
+    def __init__(self, request: Request, chunks: Chunks, pace: Pace) -> None:
         transport: Any = request.channel.transport
         self._transport = transport
         self._send = transport.socket.send
         self._chunks = chunks
+        self._pace = pace
         # Whether the transport may have something to send before; nobody else writes there as long
         # as the answer is open. With many streams, not to look at the transport is worth a tenth.
         self._behind = True
@@ -126,8 +151,9 @@ class SocketWriter:
         if data is not chunks.data:
             chunks.of(data)
         self.sent += len(data)
-        if self._behind and not self._caught_up():
-            self._transport.write(chunks.chunk)
+        transport = self._transport
+        if self._behind and (transport.dataBuffer or transport._tempDataBuffer):
+            transport.write(chunks.chunk)
             return
         try:
             sent = self._send(chunks.chunk)
@@ -135,13 +161,24 @@ class SocketWriter:
             # Full; or the transport will find the same, and tell everybody.
             sent = 0
         if sent != chunks.size:
+            self._pace.step_out()
             self._behind = True
-            self._transport.write(chunks.chunk[sent:])
+            transport.write(chunks.chunk[sent:])
+        elif self._behind:
+            self._behind = False
+            self._pace.step_in(self)
 
-    def _caught_up(self) -> bool:
-        transport = self._transport
-        self._behind = bool(transport.dataBuffer or transport._tempDataBuffer)
-        return not self._behind
+    def place(self, audience: SocketAudience) -> Place:
+        """See `DirectWriter`."""
+        return audience.sockets, self._send
+
+    def stepped_out(self) -> None:
+        """See `DirectWriter`."""
+        self._behind = True
+
+    def queue(self, rest: bytes) -> None:
+        """See `DirectWriter`."""
+        self._transport.write(rest)
 
 
 class SecureSender:
@@ -152,40 +189,46 @@ class SecureSender:
             `mxflex.certs.connection.ServerConnection`.
 
     Attributes:
+        encrypt, encrypted: The handle's.
         record_bytes: Plain bytes that make one TLS record.
+        send: The socket's.
     """
 
-    __slots__ = ("_encrypt", "_encrypted", "_send", "_tls", "_transport", "record_bytes")
+    __slots__ = ("_tls", "_transport", "encrypt", "encrypted", "record_bytes", "send")
 
     def __init__(self, tls: BufferingTLSTransport) -> None:
         self._tls: Any = tls
         connection: Any = tls.getHandle()
-        self._encrypt = connection.encrypt
-        self._encrypted = connection.encrypted
+        self.encrypt: Callable[[bytes], int] = connection.encrypt
+        self.encrypted: Callable[[int], bytes] = connection.encrypted
         self.record_bytes: int = connection.record_bytes
         transport: Any = tls.transport
         self._transport = transport
-        self._send = transport.socket.send
+        self.send: Callable[[bytes], int] = transport.socket.send
 
-    def send(self, data: bytes) -> None:
+    def when_disturbed(self, act: Callable[[], None] | None) -> None:
+        """Let this be called before the client, or Twisted, may have TLS say something."""
+        self._tls.getHandle().disturbed = act
+
+    def write(self, data: bytes) -> None:
         """Send bytes, at once if nothing is queued before them."""
         if not self.caught_up():
             self._tls.write(data)
             return
         step = self.record_bytes
         if len(data) <= step:
-            self.send_record(data)
+            self.write_record(data)
             return
         records: list[bytes] = []
         for start in range(0, len(data), step):
             try:
-                self._encrypt(data[start : start + step])
+                self.encrypt(data[start : start + step])
             except SSLError:
                 # It waits for the peer, or is broken: Twisted knows what to do.
                 self._put(b"".join(records))
                 self._tls.write(data[start:])
                 return
-            records.append(self._encrypted(_EVERYTHING))
+            records.append(self.encrypted(EVERYTHING))
         self._put(b"".join(records))
 
     def caught_up(self) -> bool:
@@ -195,18 +238,18 @@ class SecureSender:
             transport.dataBuffer or transport._tempDataBuffer or self._tls._aggregator._buffer
         )
 
-    def send_record(self, data: bytes) -> bool:
+    def write_record(self, data: bytes) -> bool:
         """Send what fits into a record, behind what the transport may have queued.
 
         Returns:
             Whether TLS, and the socket at once, have taken it all; if not it is queued.
         """
         try:
-            self._encrypt(data)
+            self.encrypt(data)
         except SSLError:
             self._tls.write(data)
             return False
-        return self._put(self._encrypted(_EVERYTHING))
+        return self._put(self.encrypted(EVERYTHING))
 
     def _put(self, records: bytes) -> bool:
         """Send records; tell whether the socket has taken them at once."""
@@ -216,13 +259,17 @@ class SecureSender:
             transport.write(records)
             return False
         try:
-            sent = self._send(records)
+            sent = self.send(records)
         except OSError:
             sent = 0
         if sent != len(records):
             transport.write(records[sent:])
             return False
         return True
+
+    def queue(self, records: bytes) -> None:
+        """Queue records, or a part of one, that the socket has not taken."""
+        self._transport.write(records)
 
     @classmethod
     def for_transport(cls, transport: object) -> SecureSender | None:
@@ -242,16 +289,18 @@ class SecureWriter:
     Args:
         sender: The connection's.
         chunks: Makes the chunks.
+        pace: The stream.
 
     Attributes:
         sent: Bytes of the body so far.
     """
 
-    __slots__ = ("_behind", "_chunks", "_sender", "sent")
+    __slots__ = ("_behind", "_chunks", "_pace", "_sender", "sent")
 
-    def __init__(self, sender: SecureSender, chunks: Chunks) -> None:
+    def __init__(self, sender: SecureSender, chunks: Chunks, pace: Pace) -> None:
         self._sender = sender
         self._chunks = chunks
+        self._pace = pace
         # As in `SocketWriter`.
         self._behind = True
         self.sent = 0
@@ -262,26 +311,47 @@ class SecureWriter:
         if data is not chunks.data:
             chunks.of(data)
         self.sent += len(data)
-        if self._behind or chunks.size > self._sender.record_bytes:
-            self._sender.send(chunks.chunk)
-            self._behind = not self._sender.caught_up()
+        sender = self._sender
+        if self._behind or chunks.size > sender.record_bytes:
+            sender.write(chunks.chunk)
+            caught_up = sender.caught_up()
         else:
-            self._behind = not self._sender.send_record(chunks.chunk)
+            caught_up = sender.write_record(chunks.chunk)
+        if not caught_up:
+            self._pace.step_out()
+            self._behind = True
+        elif self._behind:
+            self._behind = False
+            sender.when_disturbed(self._pace.step_out)
+            self._pace.step_in(self)
+
+    def place(self, audience: SocketAudience) -> Place:
+        """See `DirectWriter`."""
+        return audience.senders, self._sender
+
+    def stepped_out(self) -> None:
+        """See `DirectWriter`."""
+        self._sender.when_disturbed(None)
+        self._behind = True
+
+    def queue(self, rest: bytes) -> None:
+        """See `DirectWriter`."""
+        self._sender.queue(rest)
 
 
-def writer_for(request: Request, chunks: Chunks, corks: Corks) -> Writer:
+def writer_for(request: Request, chunks: Chunks, corks: Corks, pace: Pace) -> Writer:
     """Give the best way to write the body of a response that has begun."""
     channel: Any = request.channel
     make = getattr(channel, "event_writer", None)
     if make is not None:
         # A stream of HTTP/2.
-        writer: Writer = make(corks)
+        writer: Writer = make(corks, pace)
         return writer
     if request.clientproto == b"HTTP/1.1":
         transport = channel.transport
         if isinstance(transport, Connection) and not transport.TLS:
-            return SocketWriter(request, chunks)
+            return SocketWriter(request, chunks, pace)
         sender = SecureSender.for_transport(transport)
         if sender is not None:
-            return SecureWriter(sender, chunks)
+            return SecureWriter(sender, chunks, pace)
     return RequestWriter(request)

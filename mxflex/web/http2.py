@@ -13,8 +13,9 @@ Source: RFC 9113.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -44,7 +45,8 @@ from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection, H2Stream
 from twisted.web.http_headers import InvalidHeaderName
 from zope.interface import implementer
 
-from mxflex.web.fastpath import Corks, SecureSender
+from mxflex.web.audience import FRAME_HEADER_BYTES, Lone, Place, SocketAudience
+from mxflex.web.fastpath import Corks, Pace, SecureSender
 from mxflex.web.render import JSON_TYPE
 from mxflex.web.site import SERVER, Channel, Socket, access_log, socket_of
 
@@ -67,8 +69,6 @@ MAX_DRAINED_BYTES = 1024 * 1024
 # What the compression of our headers may keep of those before, in bytes; a client may allow for
 # gigabytes. RFC 7541, 4.2: it is for us to use less.
 HEADER_TABLE_BYTES = 4096
-# What stands before each frame (RFC 9113, 4.1).
-FRAME_HEADER_BYTES = 9
 # What `FrameWriter` makes a frame of.
 _PARTS_OF_FRAME = 4
 # How long a client may take for the TLS handshake, in seconds.
@@ -224,9 +224,9 @@ class Stream(H2Stream):
         """Close the connection once no answer is under way on it."""
         return self._conn.retire()
 
-    def event_writer(self, corks: Corks) -> FrameWriter:
+    def event_writer(self, corks: Corks, pace: Pace) -> FrameWriter:
         """Give the shortest way to write the body of the answer; its headers have gone."""
-        return FrameWriter(self, self._conn, corks)
+        return FrameWriter(self, self._conn, corks, pace)
 
     def refuse(self, status: bytes, text: bytes) -> None:
         """Answer without the request, and want no more of it."""
@@ -252,17 +252,32 @@ class FrameWriter:
         stream: The answer's.
         connection: The stream's.
         corks: Says when the connection sends.
+        pace: The event stream.
 
     Attributes:
         sent: Bytes so far that were written here.
     """
 
-    __slots__ = ("_connection", "_core_stream", "_corks", "_id", "_stream", "sent")
+    __slots__ = (
+        "_connection",
+        "_core_stream",
+        "_corks",
+        "_id",
+        "_lone",
+        "_lone_credit",
+        "_pace",
+        "_stream",
+        "sent",
+    )
 
-    def __init__(self, stream: Stream, connection: Connection, corks: Corks) -> None:
+    def __init__(self, stream: Stream, connection: Connection, corks: Corks, pace: Pace) -> None:
         self._stream = stream
         self._connection = connection
         self._corks = corks
+        self._pace = pace
+        # While audiences send in our place: what they have, and what they had at first.
+        self._lone: Lone | None = None
+        self._lone_credit = 0
         self._core_stream = connection.conn.streams[stream.streamID]
         # The end of a frame's header (RFC 9113, 4.1).
         self._id = stream.streamID.to_bytes(4, "big")
@@ -270,6 +285,7 @@ class FrameWriter:
 
     def write(self, data: bytes) -> None:
         """Send bytes with those of the other streams, or queue them behind what is queued."""
+        self._pace.step_out()
         stream, connection, size = self._stream, self._connection, len(data)
         core, core_stream = connection.conn, self._core_stream
         self.sent += size
@@ -288,10 +304,49 @@ class FrameWriter:
         core_stream.outbound_flow_control_window -= size
         core.outbound_flow_control_window -= size
         corked = connection.corked
-        if not corked:
+        alone = len(connection.streams) == 1
+        if not (corked or alone):
             self._corks.add(connection.uncork)
         # Length; type (0, DATA) and flags (none).
         corked += (size.to_bytes(3, "big"), b"\0\0", self._id, data)
+        if alone:
+            connection.uncork()
+            self._step_in()
+
+    def _step_in(self) -> None:
+        """Let audiences send, if nothing is queued."""
+        sender = self._connection.sender
+        if sender is None or not sender.caught_up():
+            return
+        core = self._connection.conn
+        self._lone_credit = min(
+            self._core_stream.outbound_flow_control_window,
+            core.outbound_flow_control_window,
+        )
+        self._lone = Lone(sender, self._id, self._lone_credit)
+        sender.when_disturbed(self._pace.step_out)
+        self._pace.step_in(self)
+
+    def place(self, audience: SocketAudience) -> Place:
+        """See `mxflex.web.fastpath.DirectWriter`."""
+        return audience.lone, self._lone
+
+    def stepped_out(self) -> None:
+        """Tell the core how much of its windows was used."""
+        lone, self._lone = self._lone, None
+        sender = self._connection.sender
+        if lone is not None and sender is not None:
+            sender.when_disturbed(None)
+            used = self._lone_credit - lone.credit
+            self._core_stream.outbound_flow_control_window -= used
+            self._connection.conn.outbound_flow_control_window -= used
+            self._connection.count_sent(lone.frames)
+
+    def queue(self, rest: bytes) -> None:
+        """See `mxflex.web.fastpath.DirectWriter`."""
+        sender = self._connection.sender
+        if sender is not None:
+            sender.queue(rest)
 
 
 class Connection(H2Connection):
@@ -332,7 +387,6 @@ class Connection(H2Connection):
         self._retired = False
         # Parts of frames that go out together; see `FrameWriter`.
         self.corked: list[bytes] = []
-        self._sender: Callable[[bytes], None] | None = None
         # How many of them since the client was heard last, and when the last ones went.
         self._frames_sent = 0
         self._sent_at = 0.0
@@ -600,14 +654,25 @@ class Connection(H2Connection):
         corked = self.corked
         if not corked or not self._stillProducing:
             return
-        if self._sender is None:
-            sender = SecureSender.for_transport(self.transport)
-            self._sender = self.transport.write if sender is None else sender.send
         data = b"".join(corked)
-        self._frames_sent += len(corked) // _PARTS_OF_FRAME
-        self._sent_at = self._reactor.seconds()
+        self.count_sent(len(corked) // _PARTS_OF_FRAME)
         corked.clear()
-        self._sender(data)
+        sender = self.sender
+        if sender is None:
+            self.transport.write(data)
+        else:
+            sender.write(data)
+
+    @cached_property
+    def sender(self) -> SecureSender | None:
+        """What sends in the shortest way, if there is such a one; the handshake is done."""
+        return SecureSender.for_transport(self.transport)
+
+    def count_sent(self, frames: int) -> None:
+        """Know that frames of data were sent."""
+        if frames:
+            self._frames_sent += frames
+            self._sent_at = self._reactor.seconds()
 
     def _tryToWriteControlData(self) -> bool:
         self.uncork()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 
 import pytest
@@ -130,6 +131,16 @@ class _Factory:
         return self._protocol
 
 
+class Alone:
+    """A stream that no audience sends to."""
+
+    def step_in(self, writer):
+        pass
+
+    def step_out(self):
+        pass
+
+
 def corks():
     return Corks(lambda act: reactor.callLater(0, act))
 
@@ -148,7 +159,7 @@ async def test_the_same_bytes(paused):
     for fast in (False, True):
         exchange = Exchange()
         request = await exchange.begin(paused=paused)
-        writer = writer_for(request, Chunks(), corks()) if fast else RequestWriter(request)
+        writer = writer_for(request, Chunks(), corks(), Alone()) if fast else RequestWriter(request)
         assert isinstance(writer, SocketWriter) is fast
         chance = random.Random(7)
         for _ in range(WRITES):
@@ -174,7 +185,7 @@ async def test_nothing_overtakes_what_is_queued():
     """Bytes that were queued before stay before, also those of the request itself."""
     exchange = Exchange()
     request = await exchange.begin()
-    write = writer_for(request, Chunks(), corks()).write
+    write = writer_for(request, Chunks(), corks(), Alone()).write
     request.write(b"first")
     write(b"second")
     await turns(3)
@@ -190,7 +201,7 @@ async def test_at_once():
     """When nothing is queued, the bytes are with the kernel before the call returns."""
     exchange = Exchange()
     request = await exchange.begin()
-    write = writer_for(request, Chunks(), corks()).write
+    write = writer_for(request, Chunks(), corks(), Alone()).write
     await turns(5)
     write(b"now")
     transport = request.channel.transport
@@ -205,7 +216,7 @@ async def test_http10_has_no_chunks():
     """A client of HTTP/1.0 gets the bytes as they are, the usual way."""
     exchange = Exchange()
     request = await exchange.begin(b"1.0")
-    writer = writer_for(request, Chunks(), corks())
+    writer = writer_for(request, Chunks(), corks(), Alone())
     assert isinstance(writer, RequestWriter)
     writer.write(b"plain")
     _, body = await exchange.end()
@@ -219,7 +230,7 @@ async def test_a_client_that_has_gone():
     request = await exchange.begin()
     gone = Deferred()
     request.notifyFinish().addErrback(lambda _: gone.callback(None))
-    write = writer_for(request, Chunks(), corks()).write
+    write = writer_for(request, Chunks(), corks(), Alone()).write
     await turns(3)
     exchange.client.transport.abortConnection()
     for _ in range(3):
@@ -235,16 +246,15 @@ class Alternating:
     def __init__(self):
         self.given = []
 
-    def __call__(self, request, chunks, corks):
+    def __call__(self, request, chunks, corks, pace):
         short = len(self.given) % 2 == 0
-        writer = writer_for(request, chunks, corks) if short else RequestWriter(request)
+        writer = writer_for(request, chunks, corks, pace) if short else RequestWriter(request)
         self.given.append(type(writer))
         return writer
 
 
-def fill(running, chance, number):
-    """Let the MX send an event with its number, and with so many letters that sizes differ."""
-    size = chance.choice([0, 10, 500, 5_000, 20_000])
+def fill(running, number, size):
+    """Let the MX send an event with its number and so many letters."""
     attached = CallAttachedData(name="filling", type="string", value="x" * size)
     connection = ConnectionID(call_id=number, device_id=EXT)
     running.mx.send_event(EXT, EstablishedEvent(connection=connection, cads=(attached,)))
@@ -280,19 +290,58 @@ async def feed(running, readers):
             if turn == 20:
                 reader.transport.resumeProducing()
         for _ in range(chance.choice([1, 1, 2, 7])):
-            fill(running, chance, number)
+            fill(running, number, chance.choice([0, 10, 500, 5_000, 20_000]))
             number += 1
         await turns(chance.choice([0, 1, 5]))
     return number
 
 
-async def compare(running, readers, texts):
-    """Feed the streams, and hold them to have got everything, once, in order, all the same."""
-    number = await feed(running, readers)
-    last = b'"callId":%d,' % (number - 1)
+async def tell(running, texts, number, size=300):
+    """Send an event, and wait until all streams have it, and all before it."""
+    fill(running, number, size)
+    await all_have(running, texts, number)
+
+
+async def all_have(running, texts, number):
+    """Wait until all streams have the event with a number, and hold them to have all before it."""
+    last = b'"callId":%d,' % number
     await running.when(lambda: all(last in text and text[-2:] == b"\n\n" for text in texts()))
     (text,) = set(texts())
-    assert [event.json["callId"] for event in parse_events(text)] == list(range(number))
+    assert [event.json["callId"] for event in parse_events(text)] == list(range(number + 1))
+
+
+def in_rows(running):
+    """Give how many streams are sent to by the audiences."""
+    streams = [stream for slot in streams_of(running)._slots for stream in slot]
+    return sum(stream._direct is not None for stream in streams)
+
+
+async def compare(running, readers, texts, direct=None):
+    """Feed the streams, and hold them to have got everything, once, in order, all the same.
+
+    Args:
+        running: The daemon.
+        readers: See `feed`.
+        texts: Gives what the streams have got.
+        direct: How many of them the audiences send to once all is read, if that is known.
+    """
+    number = await feed(running, readers)
+    await all_have(running, texts, number - 1)
+    # The first of these finds that nothing is owed any more.
+    for _ in range(3):
+        await tell(running, texts, number)
+        number += 1
+    assert direct in (None, in_rows(running))
+    sizes = {len(text) for text in texts()}
+    for reader in readers:
+        reader.abort()
+
+    def lines():
+        return running.log.of("mxflex.access")
+
+    await running.when(lambda: sum("/api/events" in line for line in lines()) == len(texts()))
+    found = re.findall(r"/api/events\S* 200 (\d+) ", "".join(lines()))
+    assert {int(size) for size in found} == sizes
 
 
 @pytest.fixture
@@ -313,7 +362,7 @@ async def test_chunks_are_those_of_the_request(daemon, ways):
     token = await running.log_in()
     readers, texts = await open_chunks(running.connect, token, 6)
     assert ways.given == [SocketWriter, RequestWriter] * 3
-    await compare(running, readers, texts)
+    await compare(running, readers, texts, direct=3)
 
 
 @pytest_twisted.ensureDeferred
@@ -327,7 +376,91 @@ async def test_chunks_over_tls_are_those_of_the_request(secure, ways):
 
     readers, texts = await open_chunks(connect, token, 6)
     assert ways.given == [SecureWriter, RequestWriter] * 3
-    await compare(server.running, readers, texts)
+    await compare(server.running, readers, texts, direct=3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lone_frames_hold_what_the_request_writes(secure, ways):
+    """The same in HTTP/2, where each stream has a connection, and at times no window."""
+    server = await secure(**SETTINGS)
+    token = await (await server.connect()).log_in()
+    readers = [await server.connect({SettingCodes.INITIAL_WINDOW_SIZE: 5_000}) for _ in range(6)]
+    streams = [await reader.open_stream(token) for reader in readers]
+    assert ways.given == [FrameWriter, RequestWriter] * 3
+    await compare(server.running, readers, lambda: [bytes(each.body) for each in streams])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tls_client_that_speaks(secure):
+    """Whatever a client sends, its stream goes on: TLS may have to answer before the next event."""
+    server = await secure()
+    token = await (await server.connect()).log_in()
+
+    def connect():
+        return server.open(RawConnection(server.running.soon), ClientTLS(protocols=None))
+
+    (reader,), texts = await open_chunks(connect, token, 1)
+    for number in range(6):
+        await tell(server.running, texts, number)
+        if number in (2, 3):
+            assert in_rows(server.running) == 1
+            reader.send(b"GET / HTTP/1.1\r\n")
+            await server.when(lambda: not in_rows(server.running))
+    assert in_rows(server.running) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_windows_of_a_lone_stream(secure):
+    """What audiences have sent counts in the windows of HTTP/2, and comes to be known in time."""
+    server = await secure()
+    client = await server.connect()
+    token = await client.log_in()
+    stream = await client.open_stream(token)
+    stream_id, core = client.id_of(stream), server.connection.conn
+    client.acknowledges = False
+    for number in range(40):
+        await tell(server.running, lambda: [bytes(stream.body)], number)
+        if number % 7 == 6:
+            assert in_rows(server.running) == 1
+            await client.when_ponged()
+            assert in_rows(server.running) == 0
+            left = client.conn.remote_flow_control_window(stream_id)
+            assert core.local_flow_control_window(stream_id) == left
+            assert (
+                core.outbound_flow_control_window
+                == client.conn._inbound_flow_control_window_manager.current_window_size
+            )
+    # More than the window: what is left comes when the client opens it.
+    for number in range(40, 60):
+        fill(server.running, number, 5_000)
+    await server.when(lambda: not in_rows(server.running))
+    client.acknowledges = True
+    client.conn.increment_flow_control_window(60_000, stream_id)
+    client.conn.increment_flow_control_window(60_000)
+    client.flush()
+    await all_have(server.running, lambda: [bytes(stream.body)], 59)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_stream_on_a_connection(secure):
+    """A stream that is alone no more shares its connection, and is alone again later."""
+    server = await secure()
+    client = await server.connect()
+    token = await client.log_in()
+    first = await client.open_stream(token)
+    for number in range(2):
+        await tell(server.running, lambda: [bytes(first.body)], number)
+    assert in_rows(server.running) == 1
+    second = await client.open_stream(token)
+    await tell(server.running, lambda: [bytes(first.body)], 2)
+    await server.when(lambda: b'"callId":2,' in second.body)
+    assert in_rows(server.running) == 0
+    client.conn.reset_stream(client.id_of(second))
+    client.flush()
+    await server.when(lambda: server.streams.count == 1)
+    for number in range(3, 5):
+        await tell(server.running, lambda: [bytes(first.body)], number)
+    assert in_rows(server.running) == 1
 
 
 class Records(RawConnection):
@@ -361,7 +494,7 @@ async def test_frames_hold_what_the_request_writes(secure, ways):
     server = await secure(**SETTINGS)
     readers, texts = await open_frames(server, 6)
     assert ways.given == [FrameWriter, RequestWriter] * 3
-    await compare(server.running, readers, texts)
+    await compare(server.running, readers, texts, direct=0)
 
 
 def dechunk(received):
