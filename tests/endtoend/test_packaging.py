@@ -86,7 +86,7 @@ def checkout(tmp_path_factory):
     """A copy of the source, so that building leaves nothing behind in the real one."""
     folder = tmp_path_factory.mktemp("source") / "mxflex"
     left_out = shutil.ignore_patterns(
-        ".*", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
+        ".[!d]*", "__pycache__", "*.egg-info", "build", "dist", "dropin.cache"
     )
     shutil.copytree(ROOT, folder, ignore=left_out)
     for made in MADE:
@@ -161,7 +161,7 @@ def test_sdist_holds_what_it_should(sdist):
         top = f"mxflex-{VERSION}/"
         names = {name.removeprefix(top) for name in archive.getnames()}
     wanted = {"Makefile", "LICENSE", "MANIFEST.in", "pyproject.toml"}
-    wanted |= {"mxflex.schema.json", "mxflex.yaml.sample"}
+    wanted |= {"mxflex.schema.json", "mxflex.yaml.sample", "Dockerfile", ".dockerignore"}
     folders = ("mxflex", "twisted", "tests", "html", "contrib", "debian", "benchmarks", "tools")
     for folder in folders:
         wanted |= files_below(folder)
