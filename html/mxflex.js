@@ -47,8 +47,11 @@ const LONGEST_WAIT_MS = 60 * 60_000;
 /** A stream on which nothing comes for this long is dead: no server is silent for so long. */
 const LONGEST_SILENCE_MS = 60_000;
 
-/** Neither is one that sends comments more often silent for so many of their intervals. */
+/** Nor is one that sends comments more often silent for so many of their intervals. */
 const SILENT_INTERVALS = 2.5;
+
+/** After a sleep this many do, since it may well not have outlived it. */
+const SUSPICIOUS_INTERVALS = 1.25;
 
 /** What has come while the page slept gets so long to be read before a stream is called dead. */
 const GRACE_MS = 1_000;
@@ -60,6 +63,9 @@ const SLEPT_MS = 15_000;
 /** A leader of tabs that is not heard for this long is asked for a sign of life, and then again. */
 const LEADER_MS = 10_000;
 const UNANSWERED = 2;
+
+/** The version of what tabs say to each other; one that speaks another has its own stream. */
+const SHARING = 1;
 
 const NOT_MXFLEX = "what answers is not MXFlex";
 
@@ -700,8 +706,8 @@ export class Session extends EventTarget {
       return (await this.#send(path, { headers, over, limit: OPENING_MS, open: true })).response;
     };
     const { mx } = claimsOf(this.#token);
-    const name = shared ? `mxflex ${this.#base} ${mx} ${this.extension} ${named}` : null;
-    return new Stream(ask, name, String(lastEventId), (end) => {
+    const shares = `mxflex ${SHARING} ${this.#base} ${mx} ${this.extension} ${named}`;
+    return new Stream(ask, shared ? shares : null, String(lastEventId), (end) => {
       this.#streams.add(end);
       return () => this.#streams.delete(end);
     });
@@ -865,9 +871,10 @@ class Line {
 
   /** Says what is wrong, and waits until it may be better. */
   async #recover(error) {
-    const backOff = this.#retry * 2 ** (this.#failures - 1);
+    const backOff = Math.min(this.#retry * 2 ** (this.#failures - 1), LAST_RETRY_MS);
     const asked = (error?.retryAfter ?? 0) * 1000;
-    const wait = spread(Math.max(Math.min(backOff, Math.max(LAST_RETRY_MS, this.#retry)), asked));
+    // A server that stops may well say a minute; it means the first attempt.
+    const wait = spread(Math.max(this.#failures === 1 ? this.#retry : backOff, asked));
     const retryAt = Date.now() + wait;
     this.#hears.state(troubleOf(error), { error, retryAt });
     if (this.#over.signal.aborted) {
@@ -890,109 +897,157 @@ class Line {
   /** Has one connection until its end; tells whether the next one should come at once. */
   async #listen() {
     const ended = new AbortController();
-    const signal = AbortSignal.any([this.#over.signal, ended.signal]);
-    const response = await this.#ask(this.#position, signal);
-    const type = response.headers.get("Content-Type") ?? "";
-    if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
-      await response.body?.cancel();
-      throw new Unreachable(NOT_MXFLEX);
-    }
-    let heard = Date.now();
-    let commented = heard;
-    // Whoever hears something may close the line; nothing that came with it is told then.
-    const unlessOver = (tell) => (what) => this.#over.signal.aborted || tell(what);
-    const parser = new EventParser(
-      {
-        event: unlessOver((event) => {
-          const before = this.#position;
-          this.#position = event.id;
-          this.#hears.event({ ...event, at: heard }, before);
-        }),
-        id: unlessOver((id) => {
-          this.#position = id;
-          this.#hears.id(id);
-        }),
-        comment: unlessOver(() => {
-          this.#interval = Math.max(this.#interval, heard - commented);
-          commented = heard;
-          // How long to wait for the next one is known better now.
-          look(false, false);
-          this.#hears.comment();
-        }),
-        retry: (milliseconds) => {
-          this.#retry = Math.min(Math.max(milliseconds, LEAST_RETRY_MS), LONGEST_WAIT_MS);
-          // Whoever says this is MXFlex, and well.
-          this.#failures = 0;
-        },
-      },
-      this.#position,
-    );
     let atOnce = false;
-    let timer;
     const leave = (now) => {
       atOnce = now;
       ended.abort();
     };
-    const look = (suspicious, late) => {
-      clearTimeout(timer);
-      const silence = Date.now() - heard;
-      const limit = this.#limit(suspicious);
-      if (silence < 0) {
-        // The clock was set.
-        heard = Date.now();
-      } else if (silence >= limit && !late) {
-        leave(true);
-        return;
-      }
-      const wait = late ? GRACE_MS : Math.max(limit - silence, GRACE_MS);
-      const due = Date.now() + wait;
-      timer = setTimeout(() => look(false, Date.now() - due > GRACE_MS), wait);
-    };
+    let watchdog = null;
     this.#hint = (what) => {
       if (what === "online") {
         // Whatever was open goes through a network that is gone.
         leave(true);
       } else if (what === "offline") {
         leave(false);
-      } else if (what === "tick") {
-        look(false, true);
-      } else if (what === "awake" && Date.now() - heard >= this.#limit(true)) {
-        clearTimeout(timer);
-        timer = setTimeout(() => look(true, false), GRACE_MS);
+      } else {
+        watchdog?.hint(what);
       }
     };
-    look(false, false);
     try {
+      const signal = AbortSignal.any([this.#over.signal, ended.signal]);
+      const response = await this.#ask(this.#position, signal);
+      const type = response.headers.get("Content-Type") ?? "";
+      if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
+        await response.body?.cancel();
+        throw new Unreachable(NOT_MXFLEX);
+      }
+      watchdog = new Watchdog(this.#interval, () => leave(true));
       this.#hears.state("live", {});
+      const parser = this.#parser(watchdog);
       const reader = response.body.getReader();
       for (;;) {
         const { done, value } = await reader.read();
         if (done) {
           return false;
         }
-        heard = Date.now();
+        watchdog.heard();
         parser.feed(value);
       }
-    } catch {
-      if (this.#over.signal.aborted) {
-        throw new Abandoned();
+    } catch (error) {
+      if (error instanceof Refused) {
+        throw error;
       }
       if (ended.signal.aborted) {
         return atOnce;
       }
-      throw new Unreachable("the connection is lost");
+      throw error instanceof Unreachable ? error : new Unreachable("the connection is lost");
     } finally {
-      clearTimeout(timer);
+      watchdog?.stop();
       this.#hint = null;
     }
   }
 
-  /** Gives how long a stream may be silent, in milliseconds; less if there is a suspicion. */
-  #limit(suspicious) {
-    const intervals = suspicious ? SILENT_INTERVALS / 2 : SILENT_INTERVALS;
-    return this.#interval === 0
-      ? LONGEST_SILENCE_MS
-      : Math.min(intervals * this.#interval, LONGEST_SILENCE_MS);
+  #parser(watchdog) {
+    // Whoever hears something may close the line; nothing that came with it is told then.
+    const unlessOver = (tell) => (what) => this.#over.signal.aborted || tell(what);
+    const hears = {
+      event: unlessOver((event) => {
+        const before = this.#position;
+        this.#position = event.id;
+        this.#hears.event({ ...event, at: Date.now() }, before);
+      }),
+      id: unlessOver((id) => {
+        this.#position = id;
+        this.#hears.id(id);
+      }),
+      comment: unlessOver(() => {
+        this.#interval = watchdog.commented();
+        this.#hears.comment();
+      }),
+      retry: (milliseconds) => {
+        this.#retry = Math.min(Math.max(milliseconds, LEAST_RETRY_MS), LONGEST_WAIT_MS);
+        // Whoever says this is MXFlex, and well.
+        this.#failures = 0;
+      },
+    };
+    return new EventParser(hears, this.#position);
+  }
+}
+
+/**
+ * Notices that a connection is dead: nothing comes on it any more, not even comments.
+ *
+ * Calls `bite` once. `interval` is the longest time between two comments so far, in milliseconds;
+ * 0 if there was none.
+ */
+class Watchdog {
+  #interval;
+  #bite;
+  #heardAt = Date.now();
+  #commentedAt = Date.now();
+  /** Whether the timer was late already, and nothing has come since. */
+  #wasLate = false;
+  #timer;
+
+  constructor(interval, bite) {
+    this.#interval = interval;
+    this.#bite = bite;
+    this.#look();
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+    this.#bite = () => {};
+  }
+
+  heard() {
+    this.#heardAt = Date.now();
+    this.#wasLate = false;
+  }
+
+  /** Takes note of a comment; gives the longest time between two. */
+  commented() {
+    const now = Date.now();
+    this.#interval = Math.max(this.#interval, now - this.#commentedAt);
+    this.#commentedAt = now;
+    // How long to wait for the next one is known better now.
+    this.#look();
+    return this.#interval;
+  }
+
+  /** Takes a hint: `awake`, or `tick` where timers are slow. */
+  hint(what) {
+    if (what === "tick") {
+      this.#look(SILENT_INTERVALS, true);
+    } else if (what === "awake") {
+      clearTimeout(this.#timer);
+      // What has come meanwhile is yet to be read.
+      this.#timer = setTimeout(() => this.#look(SUSPICIOUS_INTERVALS), GRACE_MS);
+    }
+  }
+
+  #look(intervals = SILENT_INTERVALS, late = false) {
+    clearTimeout(this.#timer);
+    const limit = Math.min(intervals * this.#interval || LONGEST_SILENCE_MS, LONGEST_SILENCE_MS);
+    if (Date.now() < this.#heardAt) {
+      // The clock was set.
+      this.heard();
+    }
+    const silence = Date.now() - this.#heardAt;
+    let wait = Math.max(limit - silence, GRACE_MS);
+    if (silence >= limit) {
+      if (!late || this.#wasLate) {
+        this.#bite();
+        return;
+      }
+      this.#wasLate = true;
+      wait = GRACE_MS;
+    }
+    const due = Date.now() + wait;
+    this.#timer = setTimeout(
+      () => this.#look(SILENT_INTERVALS, Date.now() - due > GRACE_MS),
+      wait,
+    );
   }
 }
 
@@ -1105,7 +1160,9 @@ class Share {
   }
 
   #post(message) {
-    this.#channel.postMessage(message);
+    if (!this.#closed) {
+      this.#channel.postMessage(message);
+    }
   }
 
   // --- Who leads ---------------------------------------------------------------------------------
@@ -1301,7 +1358,8 @@ class Share {
     this.#line.wake("asked");
     let missed = [];
     if (position !== "") {
-      if (epoch !== this.#epoch) {
+      const fits = !isAfter(this.#epoch, position) && !isAfter(position, this.#position);
+      if (epoch !== this.#epoch && !fits) {
         missed = this.#kept[0]?.anew ? this.#kept : null;
       } else if (isAfter(this.#keptFrom, position)) {
         missed = null;
@@ -1458,6 +1516,7 @@ function parsed(text) {
  */
 export class Stream extends EventTarget {
   #state = "connecting";
+  #retryAt;
   #lastEventId;
   #source;
   #leave;
@@ -1516,10 +1575,12 @@ export class Stream extends EventTarget {
   }
 
   #show(state, { error, retryAt }) {
-    if (this.#state === "ended") {
+    const isNews = state !== this.#state || retryAt !== this.#retryAt;
+    if (this.#state === "ended" || !isNews) {
       return;
     }
     this.#state = state;
+    this.#retryAt = retryAt;
     const detail = { state };
     if (retryAt !== undefined) {
       detail.retryAt = retryAt;

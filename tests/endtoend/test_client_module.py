@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.endtoend.stage import (
     BROWSER_FLAGS,
     HTML,
     PATIENCE,
+    ROOT,
     Cable,
     Site,
     eventually,
@@ -36,8 +39,9 @@ def user(ext, **more):
     return {"ext": ext, "login": f"user{ext}", "password": "secret", "first_name": "Анна"} | more
 
 
+DENIED = user("3900", may_call=False)
 SCENARIO = {
-    "users": [user(ext) for ext in EXTENSIONS],
+    "users": [*(user(ext) for ext in EXTENSIONS), DENIED],
     "outside": [{"number": "+12025550104", "name": "Harbor Coffee", "answers_after": 0}],
 }
 # So that the silence of a stream is noticed soon.
@@ -464,7 +468,7 @@ def test_contacts(tab, site, extensions):
     mine = next(extensions)
     tab.sign_in(mine)
     tab.run("session.contacts().then((contacts) => { window.before = contacts; })")
-    assert tab.run("before.length") == len(EXTENSIONS)
+    assert tab.run("before.length") == len(SCENARIO["users"])
     assert tab.run("session.contacts().then((contacts) => contacts === before)")
     for script in (f"session.contacts({{ query: '{mine}' }})", f"session.lookup('{mine}')"):
         assert [each["ext"] for each in tab.run(script)] == [mine]
@@ -589,6 +593,55 @@ def test_page_of_another_site(open_tab, site, elsewhere, extensions):
     tab.page.goto(stranger)
     importing = f"import('{site.url}mxflex.js').then(() => '', (error) => error.name)"
     assert tab.run(importing) == "TypeError"
+
+
+# --- The reference --------------------------------------------------------------------------------
+
+
+def test_reference(tab):
+    """The reference names whatever the module has for its users, and nothing else of a session."""
+    text = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+    exported = tab.run("Object.keys(mx)")
+    assert len(exported) == 8
+    for name in exported:
+        assert f"`{name}" in text or f"await {name}(" in text, name
+    for kind in ("Session", "Stream", "EventParser"):
+        for name in tab.run(f"Object.getOwnPropertyNames(mx.{kind}.prototype)"):
+            assert name == "constructor" or re.search(rf"`{name}[(`]", text), name
+    _, session, rest = re.split(r"^## `(?:Session|Stream)`$", text, flags=re.MULTILINE)
+    for name in re.findall(r"`(\w+)\(", session):
+        assert tab.run(f"typeof mx.Session.prototype.{name}") == "function", name
+    for state in re.findall(r"^\| `([a-z-]+)` \|", rest.partition("| state |")[2], re.MULTILINE):
+        assert f'"{state}"' in (HTML / "mxflex.js").read_text(encoding="utf-8"), state
+
+
+def test_examples(open_tab, site, html, extensions):
+    """The examples of the reference do what it says of them."""
+    mine, other = next(extensions), next(extensions)
+    text = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    page, keeping, answering, connecting, calling = (
+        block.replace("https://mx.example.com/", site.url).replace('"anna"', f'"user{mine}"')
+        for block in blocks
+    )
+    (Path(html) / "example.html").write_text(f"<!doctype html>{page}", encoding="utf-8")
+    tab = open_tab()
+    with tab.page.expect_response("**/api/events?*"):
+        tab.page.goto(f"{site.url}example.html")
+    tab.load()
+    colleague = site.person(f"user{other}")
+    with tab.page.expect_console_message(lambda message: message.text == "Анна calls"):
+        colleague.dial(mine)
+    tab.sign_in(mine)
+    with tab.page.expect_response("**/api/events?topics=calls%2Ccontacts%2Cstatus"):
+        for block in (keeping, answering, connecting):
+            tab.page.add_script_tag(type="module", content=block)
+    tab.when("sessionStorage.getItem('mxflex') === session.save()")
+    eventually(lambda: [call["state"] for call in colleague.calls()] == ["connected"])
+    tab.sign_in(DENIED["ext"])
+    with tab.page.expect_event("dialog", lambda dialog: dialog.message == "URM Denied"):
+        tab.page.once("dialog", lambda dialog: dialog.accept())
+        tab.page.add_script_tag(type="module", content=calling)
 
 
 # --- Several tabs ---------------------------------------------------------------------------------
