@@ -129,8 +129,12 @@ class _Encoder(Encoder):
             self.table_size_changes.append(bounded)
 
 
-class _Core(h2.connection.H2Connection):
-    """The sans-IO core, with two bounds that it lacks."""
+class Core(h2.connection.H2Connection):
+    """The sans-IO core, with three bounds that it lacks."""
+
+    # Streams of before, of which a frame may still be under way. It remembers them in a tenth of a
+    # kilobyte each, and of its own accord as many as a connection has in a day.
+    MAX_CLOSED_STREAMS = 1000
 
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
@@ -360,7 +364,7 @@ class Connection(H2Connection):
 
     transport: Any
     requestFactory: Any
-    conn: _Core
+    conn: Core
     streams: dict[int, Stream]
     timeOut: Any
     _abortingCall: IDelayedCall | None
@@ -370,7 +374,7 @@ class Connection(H2Connection):
     def __init__(self, reactor: IReactorTime) -> None:
         super().__init__(reactor)
         _let_go(self.conn)
-        self.conn = _Core(self.conn.config)
+        self.conn = Core(self.conn.config)
         self._maxBufferedControlFrameBytes = MAX_CONTROL_BYTES
         self._resets = Allowance(*RESETS, reactor.seconds())
         self._idle_frames = Allowance(*IDLE_FRAMES, reactor.seconds())

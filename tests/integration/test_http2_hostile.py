@@ -6,6 +6,8 @@ import time
 
 import pytest
 import pytest_twisted
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hpack import Encoder
@@ -29,6 +31,7 @@ from mxflex.web.http2 import (
     RESETS,
     Allowance,
     Connection,
+    Core,
 )
 from tests.integration.h2client import HOST
 
@@ -652,3 +655,26 @@ async def test_a_reset_at_any_moment(secure, delay):
         assert len((await client.answer(stream_id)).body) == 500_000
     await client.when_ponged()
     assert not server.connection.streams
+
+
+# --- Requests without end -------------------------------------------------------------------------
+
+
+def test_few_streams_of_before_are_remembered():
+    """A connection that has had any number of requests remembers a bounded number of them."""
+    client = H2Connection(H2Configuration(client_side=True))
+    core = Core(H2Configuration(client_side=False))
+    client.initiate_connection()
+    core.initiate_connection()
+    request = [(":method", "GET"), (":scheme", "https"), (":authority", HOST), (":path", "/")]
+    for _ in range(2 * Core.MAX_CLOSED_STREAMS):
+        stream_id = client.get_next_available_stream_id()
+        client.send_headers(stream_id, request, end_stream=True)
+        core.receive_data(client.data_to_send())
+        core.send_headers(stream_id, [(":status", "204")], end_stream=True)
+        client.receive_data(core.data_to_send())
+    assert len(core._closed_streams) == Core.MAX_CLOSED_STREAMS == 1000
+    assert len(core.streams) <= 1
+    # A frame that was under way when its stream ended does no harm.
+    late = WindowUpdateFrame(stream_id, window_increment=1).serialize()
+    assert core.receive_data(late + PingFrame(0, b"12345678").serialize())
