@@ -543,7 +543,7 @@ class Outages(RuleBasedStateMachine):
             missed = [each for each in stream.heard[1:] if each.id > watched.witness.begin]
             assert missed == [each for each in heard if each in missed]
             if topics == {Topic.CALLS}:
-                # The witness may have begun at an id of another topic, which these streams do not know.
+                # The witness may have begun at another topic's id, which these streams do not know.
                 assert last not in [each.id for each in heard][-HISTORY - 1 :]
                 # What is still there is not kept back.
                 assert missed == [each for each in heard[-HISTORY:] if 0 <= last < each.id]
