@@ -349,12 +349,15 @@ class Cable:
         self._plugged = True
 
     def _carry(self):
-        while not self._over:
+        while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._heard:
                     self._heard.recv(64)
                     self._cut()
                     self._pulled.set()
+                    # Not before: whoever ends this waits for the bell to be heard.
+                    if self._over:
+                        return
                 elif key.fileobj is self._listening:
                     self._accept()
                 elif key.fileobj in self._peers:
