@@ -11,7 +11,8 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer dist deb deb-check clean
+.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer dist deb deb-check release \
+	clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -28,6 +29,7 @@ help:
 	@echo "make dist     build the wheel and the source archive into dist/"
 	@echo "make deb      build a Debian package for this machine's python3 into dist/"
 	@echo "make deb-check   lintian, and install it into a small Debian and use it; as root"
+	@echo "make release  what is published of a version, built twice and tried, with a bill of materials"
 	@echo "make clean    remove what the other targets have made"
 	@echo "PYTHON=python3.13 make test   choose the interpreter (after make clean)"
 
@@ -101,13 +103,17 @@ VIEWER ?= latest
 viewer: $(VENV)/.stamp-venv
 	$(BIN)/python -m tools.viewer $(VIEWER)
 
-# A leftover build/ would put deleted modules back into the wheel.
 dist: $(VENV)/.stamp-test
-	rm -rf build dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' > /dev/null
-	rm -rf build
-	@ls dist
+	rm -rf dist
+	$(BIN)/python -m tools.archives dist
+
+$(VENV)/.stamp-release: setup.cfg pyproject.toml mxflex/__init__.py $(VENV)/.stamp-venv
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
+	@touch $@ $(VENV)/.stamp-run
+
+# CONTRIBUTING.md says what comes before and after.
+release: $(VENV)/.stamp-release
+	$(BIN)/python -m tools.release dist
 
 # Needs Debian's dpkg-dev, debhelper and python3-venv. From the source archive, so that nothing which
 # lies about in the checkout gets in.

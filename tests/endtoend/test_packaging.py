@@ -23,9 +23,12 @@ import pytest
 import mxflex
 from tests.endtoend.place import ACCOUNT
 from tests.endtoend.stage import eventually
+from tools import archives
 
 ROOT = Path(__file__).parents[2]
 VERSION = mxflex.__version__
+# The time in archives, in seconds since the epoch.
+DATE = 1_700_000_000
 # What benchmarks leave behind in a checkout.
 MADE_FOLDERS = ("benchmarks/native/build/", "benchmarks/results/")
 MADE = ("benchmarks/native/build/load", "benchmarks/results/20260301-full/results.json")
@@ -96,23 +99,34 @@ def checkout(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sdist(checkout, tmp_path_factory):
-    """The source archive."""
-    folder = tmp_path_factory.mktemp("sdist")
-    code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
-    run(sys.executable, "-c", code, cwd=checkout)
-    return folder / f"mxflex-{VERSION}.tar.gz"
+def built(checkout, tmp_path_factory):
+    """The wheel and the source archive of a checkout."""
+    return archives.build(checkout, tmp_path_factory.mktemp("built"), DATE)
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist, tmp_path_factory):
-    """The wheel, built from the source archive: what that lacks is missing here too."""
-    folder = tmp_path_factory.mktemp("wheel")
+def sdist(built):
+    """The source archive."""
+    return built[1]
+
+
+@pytest.fixture(scope="module")
+def rebuilt(sdist, tmp_path_factory):
+    """The same, built from the source archive: what that lacks is missing here too."""
+    folder = tmp_path_factory.mktemp("source-archive")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
-    code = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
-    run(sys.executable, "-c", code, cwd=folder / f"mxflex-{VERSION}")
-    return folder / f"mxflex-{VERSION}-py3-none-any.whl"
+    source = folder / f"mxflex-{VERSION}"
+    for path in source.rglob("*"):
+        os.utime(path)
+    (source / "setup.cfg").chmod(0o600)
+    return archives.build(source, tmp_path_factory.mktemp("rebuilt"), DATE)
+
+
+@pytest.fixture(scope="module")
+def wheel(rebuilt):
+    """The wheel."""
+    return rebuilt[0]
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +182,13 @@ def test_sdist_holds_what_it_should(sdist):
     made = {name for name in wanted | names if name.startswith(MADE_FOLDERS)}
     assert wanted - made - names == set()
     assert made & names == set()
+
+
+def test_the_same_source_gives_the_same_bytes(built, rebuilt):
+    """Whoever builds a version gets what was published, wherever, whenever, and as whom."""
+    for one, other in zip(built, rebuilt, strict=True):
+        assert one.name == other.name
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_nothing_takes_the_place_of_twisted():
