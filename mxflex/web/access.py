@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from twisted.web.http import Request
 
 from mxflex.errors import Unauthorized, UnsupportedType
-from mxflex.web.fields import has_body, read_body, read_query
+from mxflex.web.fields import Fields, has_body, read_body, read_query
 
 _SCHEME = "bearer"
 
@@ -23,13 +23,13 @@ def find_token(request: Request, *, in_url: bool) -> str:
         in_url: Whether one that stands in the URL counts.
 
     Raises:
-        Unauthorized: There is none.
+        Unauthorized: There is none, or (`InvalidToken`) one that cannot be any.
         BadRequest: The body or the query, where it had to be sought, is malformed.
     """
     token = _token_of_header(request) or _token_of_body(request)
     if token:
         return token
-    token = read_query(request).text("access_token")
+    token = _token_in(read_query(request))
     if not token:
         raise Unauthorized("access token required")
     if not in_url:
@@ -43,11 +43,15 @@ def find_ticket(request: Request) -> str | None:
     Source: docs/api.md, "Tickets".
 
     Raises:
+        InvalidToken: It cannot be any.
         BadRequest: The query, where it had to be sought, is malformed.
     """
     if _token_of_header(request):
         return None
-    return read_query(request).text("ticket") or None
+    return (
+        read_query(request).credential("ticket", "the ticket is not valid, or has been used")
+        or None
+    )
 
 
 def _token_of_header(request: Request) -> str:
@@ -58,10 +62,23 @@ def _token_of_header(request: Request) -> str:
 
 def _token_of_body(request: Request) -> str | None:
     try:
-        return read_body(request).text("access_token") if has_body(request) else None
+        return _token_in(read_body(request)) if has_body(request) else None
     except UnsupportedType:
         # Whoever needs the fields of this body will refuse it; logging out needs none.
         return None
+
+
+def _token_in(fields: Fields) -> str | None:
+    return fields.credential("access_token", "the access token is not valid")
+
+
+def check_body(request: Request) -> None:
+    """Refuse a body that is malformed, where at most a token may stand in it.
+
+    Raises:
+        BadRequest, InvalidToken: As `find_token`, though the token stands elsewhere.
+    """
+    _token_of_body(request)
 
 
 def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:

@@ -24,7 +24,7 @@ from mxflex.gateway.hub import CALLS_ALONE, Topic
 from mxflex.gateway.login import Grant, Logins
 from mxflex.gateway.tickets import Tickets
 from mxflex.gateway.tokens import Identity
-from mxflex.web.access import find_ticket, find_token
+from mxflex.web.access import check_body, find_ticket, find_token
 from mxflex.web.docs import FILES, send_file, send_page
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
@@ -84,6 +84,12 @@ class Api:
     def _identify(self, request: Request) -> Identity:
         return self._logins.identify(find_token(request, in_url=self._token_in_url))
 
+    def _identify_alone(self, request: Request) -> Identity:
+        """Give who asks, where nothing else may be asked."""
+        identity = self._identify(request)
+        check_body(request)
+        return identity
+
     # --- Who ----------------------------------------------------------------------------------
 
     @app.route("/login", methods=["POST"])
@@ -97,18 +103,19 @@ class Api:
     @app.route("/token", methods=["POST"])
     async def token(self, request: Request) -> bytes:
         """Give a new token for one that is still good."""
-        return _send_grant(request, await self._logins.renew(self._identify(request)))
+        identity = self._identify_alone(request)
+        return _send_grant(request, await self._logins.renew(identity))
 
     @app.route("/logout", methods=["GET", "POST"])
     async def logout(self, request: Request) -> None:
         """Stop watching the user's extension."""
-        await self._logins.log_out(self._identify(request))
+        await self._logins.log_out(self._identify_alone(request))
         send_nothing(request)
 
     @app.route("/ticket", methods=["POST"])
     def ticket(self, request: Request) -> bytes:
         """Give what opens one event stream."""
-        ticket = self._tickets.issue(self._identify(request))
+        ticket = self._tickets.issue(self._identify_alone(request))
         return send_json(request, {"ticket": ticket.text, "expires_in": ticket.expires_in})
 
     # --- What happens -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import attrs
 from twisted.web.http import Request
 from werkzeug.http import parse_options_header
 
-from mxflex.errors import BadRequest, UnsupportedType
+from mxflex.errors import BadRequest, InvalidToken, UnsupportedType
 from mxflex.wire.xmltext import is_sendable
 
 FORM = "application/x-www-form-urlencoded"
@@ -21,8 +21,9 @@ JSON = "application/json"
 MAX_FIELDS = 64
 # Longer than any name, number or password; short of what would not fit a frame to the MX.
 MAX_TEXT = 4096
-# So many decimal digits fit 64 bits whatever they are.
-MAX_DIGITS = 18
+# A call id is what the MX's 64 bits hold, and has no more digits than that.
+MAX_CALL_ID = 2**63 - 1
+MAX_DIGITS = 19
 _Parser = Callable[[bytes, str], dict[str, Any]]
 
 METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH")
@@ -73,6 +74,19 @@ class Fields:
             raise BadRequest(complaint)
         return value
 
+    def credential(self, name: str, complaint: str) -> str | None:
+        """Give a token or a ticket as text, or None when it is not there.
+
+        Raises:
+            BadRequest: It is not text.
+            InvalidToken: It has characters, or is of a length, that none has (RFC 6750, 3.1); the
+                complaint is the text.
+        """
+        value = self.values.get(name)
+        if isinstance(value, str) and not (len(value) <= MAX_TEXT and is_sendable(value)):
+            raise InvalidToken(complaint)
+        return self.text(name)
+
     def call_id(self, name: str) -> int:
         """Give a call id, which must be a number.
 
@@ -80,12 +94,16 @@ class Fields:
             BadRequest: It is missing or not a number.
         """
         value = self.values.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        if isinstance(value, float) and value.is_integer():
+            # To JSON it is the same number, and some programs write all of theirs so.
+            value = int(value)
+        if isinstance(value, str):
+            digits = value.strip()
+            plain = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
+            value = int(digits) if plain else None
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_CALL_ID:
             return value
-        digits = value.strip() if isinstance(value, str) else ""
-        if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
-            raise BadRequest("bad call id")
-        return int(digits)
+        raise BadRequest("bad call id")
 
 
 def read_list(request: Request, name: str) -> str | None:
@@ -119,7 +137,9 @@ def read_body(request: Request) -> Fields:
         if body:
             raise UnsupportedType(f"the body must be {FORM} or {JSON}")
         return Fields({})
-    return Fields(_parser_for(content_type)(body, "the body"))
+    parse = _parser_for(content_type)
+    # Some clients name the type of a body that they do not send.
+    return Fields(parse(body, "the body") if body else {})
 
 
 # The programs that ask are few, and each says the same each time.

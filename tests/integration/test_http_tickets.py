@@ -62,7 +62,7 @@ async def test_it_goes_on_where_the_last_stream_was(daemon):
     assert "gap" not in stream.names
 
 
-@pytest.mark.parametrize("ticket", ["x", "a" * 43, "%20", "a.b.c"])
+@pytest.mark.parametrize("ticket", ["x", "a" * 43, "%20", "a.b.c", "%01", "a" * 4097])
 @pytest_twisted.ensureDeferred
 async def test_a_ticket_that_is_none(daemon, ticket):
     """What is no ticket is 401 that says `invalid_token`."""

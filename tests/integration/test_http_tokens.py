@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from urllib.parse import urlencode
 
 import jwt
 import pytest
@@ -126,6 +127,48 @@ async def test_tokens_in_urls_can_be_switched_off(daemon):
     assert (await running.raw("GET", "/api/contacts", token=signed())).status == 200
     body = f"access_token={signed()}".encode()
     assert (await running.raw("POST", "/api/ticket", FORM, body=body)).status == 200
+
+
+@pytest.mark.parametrize("text", ["\x01", "a\uffff", "a" * 4097, "\u00e4.b.c"])
+@pytest_twisted.ensureDeferred
+async def test_a_token_of_odd_characters_is_401(daemon, text):
+    """A token that cannot be one is malformed (RFC 6750, 3.1), wherever it stands."""
+    running = await daemon(ready=False)
+    for reply in (
+        await running.get(f"/api/contacts?{urlencode({'access_token': text})}"),
+        await running.post("/api/logout", {"access_token": text}),
+        await running.request("POST", "/api/logout", json={"access_token": text}),
+    ):
+        assert (reply.status, reply.header("www-authenticate")) == (401, INVALID)
+    reply = await running.request("POST", "/api/logout", json={"access_token": 1})
+    assert (reply.status, reply.error) == (400, "access_token must be text")
+
+
+@pytest.mark.parametrize("path", ["/api/token", "/api/logout", "/api/ticket"])
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_is_not_needed_must_be_sound(daemon, path):
+    """With the token in the header a body says nothing; one that is malformed is refused still."""
+    running = await daemon()
+    token = await running.log_in()
+    for content_type, body in (
+        ("application/json", "[]"),
+        ("application/json", "{"),
+        ("application/json", '{"access_token":1}'),
+        ("application/x-www-form-urlencoded", "a=1&a=2"),
+    ):
+        lines = [f"Content-Type: {content_type}"]
+        reply = await running.raw("POST", path, *lines, token=token, body=body.encode())
+        assert reply.status == 400, (content_type, body)
+    for lines, body in (
+        (["Content-Type: application/json"], b""),
+        (["Content-Type: application/json"], b'{"access_token":null}'),
+        (["Content-Type: text/plain"], b"hello"),
+        ([], b""),
+    ):
+        reply = await running.raw("POST", path, *lines, token=token, body=body)
+        assert reply.status in (200, 204), (lines, body)
+        if path == "/api/logout":
+            await running.log_in()
 
 
 GOOD, BAD = "good", "bad"

@@ -133,7 +133,7 @@ async def test_body_of_a_login(victim, name):
         ({"callId": ""}, "bad call id"),
         ({"callId": None}, "bad call id"),
         ({"callId": True}, "bad call id"),
-        ({"callId": 1.0}, "bad call id"),
+        ({"callId": 1.5}, "bad call id"),
         ({"callId": -1}, "bad call id"),
         ({"callId": "-1"}, "bad call id"),
         ({"callId": "+1"}, "bad call id"),

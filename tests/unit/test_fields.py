@@ -128,8 +128,10 @@ class TestCallID:
             (" 39 ", 39),
             ("0", 0),
             ("007", 7),
+            (39.0, 39),
             (2**63 - 1, 2**63 - 1),
-            ("9" * MAX_DIGITS, 10**MAX_DIGITS - 1),
+            (str(2**63 - 1), 2**63 - 1),
+            (str(2**63 - 1).zfill(MAX_DIGITS), 2**63 - 1),
         ],
     )
     def test_numbers(self, value, number):
@@ -153,14 +155,18 @@ class TestCallID:
             "\u0663\u0669",
             "\u00b2",
             "\uff13",
-            "9" * (MAX_DIGITS + 1),
+            str(2**63),
+            "1".zfill(MAX_DIGITS + 1),
             "9" * 10_000,
             True,
             False,
-            39.0,
+            39.5,
             float("inf"),
+            float("nan"),
             -1,
+            -1.0,
             2**63,
+            2.0**63,
             10**30,
             [39],
             {"a": 39},
@@ -273,7 +279,7 @@ class TestJSON:
     @pytest.mark.parametrize(
         "body",
         [
-            b"",
+            b" ",
             b"{",
             b"{}{}",
             b"{'a':1}",
@@ -297,6 +303,10 @@ class TestJSON:
     def test_malformed(self, body):
         """What is not JSON, or is too deep or too long a number, is refused in fixed words."""
         assert refused(of_json, body, match="^the body is not valid JSON$")
+
+    def test_nothing(self):
+        """No body at all has no fields, though its type is named."""
+        assert of_json(b"") == {}
 
     @pytest.mark.parametrize("body", [b'{"a":"\xff"}', '{"a":"x"}'.encode("utf-16")])
     def test_not_utf8(self, body):
