@@ -83,7 +83,7 @@ def describe(*, token_in_url: bool) -> dict[str, Any]:
     schemas |= _call_events(source["x-call-events"], source["x-event-keys"])
     schemas["StreamEvent"] = _stream_event()
     for body in _bodies(described):
-        body["content"][FORM] = body["content"][JSON]
+        _add_form(body["content"], schemas)
     if not token_in_url:
         del components["securitySchemes"][URL_SCHEME]
         for secured in (described, *_operations(described)):
@@ -129,6 +129,15 @@ def _stream_event() -> dict[str, Any]:
             for name in names
         ],
     }
+
+
+def _add_form(content: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Let a body that may be a JSON object be a form with the same fields."""
+    name = content[JSON]["schema"]["$ref"].rpartition("/")[2]
+    form = name.replace("Fields", "Form")
+    # What else stands in a form is text, and given once.
+    schemas[form] = {**schemas[name], "additionalProperties": {"type": "string"}}
+    content[FORM] = {**content[JSON], "schema": {"$ref": f"#/components/schemas/{form}"}}
 
 
 def _operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
