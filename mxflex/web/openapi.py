@@ -100,6 +100,7 @@ def _call_events(meanings: dict[str, str], known: dict[str, Any]) -> dict[str, A
             "type": "object",
             "required": [key.name for key in keys if not key.optional],
             "properties": {key.name: known[key.name] for key in keys},
+            "examples": [{key.name: known[key.name]["examples"][0] for key in keys}],
         }
         for event, keys in EVENT_KEYS.items()
     }

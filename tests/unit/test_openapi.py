@@ -161,8 +161,11 @@ def test_examples_in_schemas_fit(name):
     check(SCHEMAS[name])
 
 
-def test_the_example_of_an_event_is_one():
-    """The content of the event that the stream has for an example fits the schema of its name."""
+def test_every_event_has_an_example():
+    """The content of each event has an example, and so has the stream; they fit."""
+    for described in SCHEMAS["StreamEvent"]["oneOf"]:
+        (example,) = SCHEMAS[described["title"]]["examples"]
+        MEASURE.check_event(described["title"], json.dumps(example))
     stream = DOCUMENT["paths"]["/api/events"]["get"]["responses"]["200"]["content"]
     example = stream["text/event-stream"]["example"]
     MEASURE.check_event(example["event"], example["data"])
