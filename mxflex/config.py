@@ -41,6 +41,8 @@ MAX_DEPTH: Final = 16
 # RFC 7518, 3.2: a key for HS256 has at least the 256 bits of the hash.
 MIN_TOKEN_KEY_BYTES: Final = 32
 TLS_VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
+LOG_FORMATS: Final = ("text", "json")
+LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 
 _PREFIX: Final = "MXFLEX_"
 
@@ -206,6 +208,19 @@ class MonitorSettings:
 
 
 @attrs.frozen(kw_only=True)
+class LogSettings:
+    """What is logged, and how.
+
+    Attributes:
+        level: The lowest level; see `read_levels`.
+        format: `text` or `json`.
+    """
+
+    level: str = "info"
+    format: str = "text"
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """Everything that `mxflex.service.build` needs to know.
 
@@ -228,6 +243,7 @@ class Config:
         acme: How a certificate is got.
         tls: A certificate of one's own.
         monitor: The figures.
+        log: The log.
     """
 
     host: str = "localhost"
@@ -247,6 +263,14 @@ class Config:
     acme: AcmeSettings = AcmeSettings()
     tls: TLSSettings = TLSSettings()
     monitor: MonitorSettings = MonitorSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody is to see, as it may be written."""
+        eab_key = base64.urlsafe_b64encode(self.acme.eab_key).decode("ascii").rstrip("=")
+        every = (self.mx.password, (self.token.key or b"").decode("utf-8"), eab_key)
+        return tuple(filter(None, every))
 
     @property
     def url(self) -> str:
@@ -710,14 +734,6 @@ def _fingerprint(item: _Item) -> str:
     return digits
 
 
-def _tls_minimum(item: _Item) -> str:
-    wanted = "one of " + ", ".join(f'"{version}"' for version in TLS_VERSIONS)
-    text = _text(item, wanted)
-    if text not in TLS_VERSIONS:
-        raise item.wrong(f"expected {wanted}")
-    return text
-
-
 def _token_key(item: _Item) -> bytes:
     wanted = f"text of {MIN_TOKEN_KEY_BYTES} bytes or more"
     key = _text(item, wanted).encode()
@@ -808,6 +824,46 @@ def _pem_file(item: _Item, read_file: ReadFile, block: str) -> str:
     return text
 
 
+# A level, or a namespace and its level.
+_LEVEL: Final = rf"(?:([A-Za-z0-9_.]+)=)?({'|'.join(LOG_LEVELS)})"
+
+
+def read_levels(text: str) -> dict[str, str]:
+    """Read the levels of a log: `info`, or `warn,mxflex.mx=debug`.
+
+    Returns:
+        The lowest level for each namespace and what is below it, by name; "" stands for all others,
+        and is `info` where the text does not say it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    levels = {"": "info"}
+    for part in text.split(","):
+        match = re.fullmatch(_LEVEL, part.strip())
+        if match is None:
+            raise ValueError(f"one of {', '.join(LOG_LEVELS)}, or such as info,mxflex.mx=debug")
+        levels[match[1] or ""] = match[2]
+    return levels
+
+
+def _levels(item: _Item) -> str:
+    text = _text(item).strip()
+    try:
+        read_levels(text)
+    except ValueError as error:
+        raise item.wrong(f"expected {error}") from error
+    return text
+
+
+def _word(item: _Item, words: tuple[str, ...]) -> str:
+    wanted = "one of " + ", ".join(f'"{word}"' for word in words)
+    text = _text(item, wanted)
+    if text not in words:
+        raise item.wrong(f"expected {wanted}")
+    return text
+
+
 _Reader = Callable[[_Item, ReadFile], Any]
 
 
@@ -860,6 +916,10 @@ def _pattern(pattern: str, reader: Callable[..., Any], *args: object) -> _Kind:
     return _kind(form, reader, pattern, *args)
 
 
+def _one_of(words: tuple[str, ...]) -> _Kind:
+    return _kind({"type": "string", "enum": list(words)}, _word, words)
+
+
 def _several(pattern: str, reader: Callable[..., Any]) -> _Kind:
     items = {"type": "string", "pattern": pattern}
     return _kind({"type": ["array", "null"], "items": items}, reader)
@@ -880,7 +940,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "mx.fingerprint": _kind({"type": "string", "pattern": _FINGERPRINT}, _fingerprint),
     "mx.timeout": _time(0.1, 300),
     "mx.keepalive": _time(1, 3600),
-    "mx.tls_minimum": _kind({"type": "string", "enum": list(TLS_VERSIONS)}, _tls_minimum),
+    "mx.tls_minimum": _one_of(TLS_VERSIONS),
     "mx.tls_security_level": _number(0, 5),
     "mx.clear_password": _FLAG,
     "token.lifetime": _number(1, 31_536_000, " of seconds"),
@@ -919,6 +979,10 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "tls.certificate": _Kind(_LINE, partial(_pem_file, block="CERTIFICATE")),
     "tls.key": _Kind(_LINE, partial(_pem_file, block="PRIVATE KEY")),
     "monitor.listen": _ENDPOINTS,
+    "log.level": _kind(
+        {"type": "string", "pattern": rf"^\s*{_LEVEL}(\s*,\s*{_LEVEL})*\s*$"}, _levels
+    ),
+    "log.format": _one_of(LOG_FORMATS),
 }
 
 # What nobody is to see.
@@ -934,6 +998,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "acme": AcmeSettings,
     "tls": TLSSettings,
     "monitor": MonitorSettings,
+    "log": LogSettings,
 }
 
 

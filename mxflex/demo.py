@@ -25,8 +25,8 @@ INSTALLED_HTML = Path(sys.prefix, "share", "mxflex", "html")
 
 def build(
     reactor: IReactorTime, environ: Mapping[str, str], *, quiet: bool = False, control: str = ""
-) -> MultiService:
-    """Make the daemon with its own MX; not yet started.
+) -> tuple[MultiService, Config]:
+    """Make the daemon with its own MX, not yet started, and give its configuration.
 
     The environment may change what a configuration could (`MXFLEX_HOST=localhost:9000`).
 
@@ -48,7 +48,7 @@ def build(
     demo = service.InTurn(reactor, 2 * service.STOP_SECONDS)
     simulator.setServiceParent(demo)
     daemon.setServiceParent(demo)
-    return demo
+    return demo, config
 
 
 def _config(simulator: SimulatorService, environ: Mapping[str, str]) -> Config:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -33,8 +34,8 @@ from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-FORMATS: Final = ("text", "json")
-LEVELS: Final = ("debug", "info", "warn", "error", "critical")
+from mxflex.config import LOG_LEVELS, read_levels
+from mxflex.requestid import CURRENT
 
 # A line longer than this is a dump, not a message; journald splits lines at 48 KiB.
 MAX_MESSAGE_CHARACTERS: Final = 16_384
@@ -208,7 +209,7 @@ _NOISE: Final = frozenset(
         "Unable to write to plugin cache %(path)s: error number %(errno)d",
     }
 )
-_RANK: Final = {name: rank for rank, name in enumerate(LEVELS)}
+_RANK: Final = {name: rank for rank, name in enumerate(LOG_LEVELS)}
 
 
 def _level(event: LogEvent) -> str:
@@ -258,22 +259,58 @@ def _bounded(text: str) -> str:
     return f"{text[:half]} … ({len(text) - 2 * half} characters left out) … {text[-half:]}"
 
 
+class Levels:
+    """Which events become lines.
+
+    Args:
+        text: The lowest levels; see `mxflex.config.read_levels`.
+    """
+
+    def __init__(self, text: str = "info") -> None:
+        self.use(text)
+
+    def use(self, text: str) -> None:
+        """Take other levels from now on."""
+        self._lowest = {namespace: _RANK[level] for namespace, level in read_levels(text).items()}
+        # Namespaces are those of modules, so there are only so many.
+        self._known: dict[str, int] = {}
+
+    def show(self, namespace: str, level: str) -> bool:
+        """Tell whether an event becomes a line."""
+        lowest = self._known.get(namespace)
+        if lowest is None:
+            lowest = self._known[namespace] = self._find(namespace)
+        return _RANK[level] >= lowest
+
+    def _find(self, namespace: str) -> int:
+        while namespace not in self._lowest:
+            namespace = namespace.rpartition(".")[0]
+        return self._lowest[namespace]
+
+
 FormatLine = Callable[[LogEvent], str | None]
 
 
-def text_format(masker: Masker, threshold: str = "info") -> FormatLine:
+def _request_id(event: LogEvent) -> str:
+    """Give the name of the request that an event is about, or in whose course it came."""
+    return str(event.get("request_id") or CURRENT.get())
+
+
+def text_format(masker: Masker, levels: Levels | None = None) -> FormatLine:
     """Make the formatter of lines such as `2026-11-23T16:00:00.123Z info  mxflex.mx.link  ready`.
+
+    In the course of a request its name stands at the end, in brackets.
 
     Args:
         masker: Takes the secrets out.
-        threshold: The lowest level, by name, that becomes a line.
+        levels: Say what becomes a line; those from `info` on by default.
     """
     stamp = _Clock().stamp
-    lowest = _RANK[threshold]
+    show = (levels or Levels()).show
 
     def format_line(event: LogEvent) -> str | None:
-        level = _level(event)
-        if _RANK[level] < lowest:
+        level, namespace = _level(event), _namespace(event)
+        if not show(namespace, level):
             return None
         message, traceback = _message(event), _traceback(event)
         if traceback:
@@ -281,7 +318,9 @@ def text_format(masker: Masker, threshold: str = "info") -> FormatLine:
         if not message:
             return None
         text = one_line(_bounded(masker.mask(message)))
-        return f"{stamp(event['log_time'])} {level:<5} {_namespace(event)}  {text}\n"
+        request_id = _request_id(event)
+        name = f" [{one_line(request_id)}]" if request_id else ""
+        return f"{stamp(event['log_time'])} {level:<5} {namespace}  {text}{name}\n"
 
     return format_line
 
@@ -290,7 +329,9 @@ def text_format(masker: Masker, threshold: str = "info") -> FormatLine:
 _LEGACY_FIELDS: Final = frozenset(
     {"format", "isError", "failure", "why", "system", "logLevel", "message", "time"}
 )
-_LINE_FIELDS: Final = frozenset({"time", "level", "namespace", "message", "traceback"})
+_LINE_FIELDS: Final = frozenset(
+    {"time", "level", "namespace", "message", "request_id", "traceback"}
+)
 
 
 def _fields(event: LogEvent, masker: Masker) -> Iterator[tuple[str, object]]:
@@ -307,22 +348,22 @@ def _fields(event: LogEvent, masker: Masker) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-def json_format(masker: Masker, threshold: str = "info") -> FormatLine:
+def json_format(masker: Masker, levels: Levels | None = None) -> FormatLine:
     """Make the formatter of JSON lines.
 
-    Each has `time`, `level`, `namespace`, `message`, then the event's fields that are text,
-    numbers, booleans or None, then `traceback` if there is one.
+    Each has `time`, `level`, `namespace`, `message`, in the course of a request `request_id`, then
+    the event's fields that are text, numbers, booleans or None, then `traceback` if there is one.
 
     Args:
         masker: Takes the secrets out, of each text by itself, so that the line stays JSON.
-        threshold: The lowest level, by name, that becomes a line.
+        levels: Say what becomes a line; those from `info` on by default.
     """
     stamp = _Clock().stamp
-    lowest = _RANK[threshold]
+    show = (levels or Levels()).show
 
     def format_line(event: LogEvent) -> str | None:
-        level = _level(event)
-        if _RANK[level] < lowest:
+        level, namespace = _level(event), _namespace(event)
+        if not show(namespace, level):
             return None
         message, traceback = _message(event), _traceback(event)
         if not message and not traceback:
@@ -330,9 +371,12 @@ def json_format(masker: Masker, threshold: str = "info") -> FormatLine:
         line: dict[str, object] = {
             "time": stamp(event["log_time"]),
             "level": level,
-            "namespace": _namespace(event),
+            "namespace": namespace,
             "message": _bounded(masker.mask(message)),
         }
+        request_id = _request_id(event)
+        if request_id:
+            line["request_id"] = request_id
         line.update(_fields(event, masker))
         if traceback:
             line["traceback"] = _bounded(masker.mask(traceback))
@@ -342,9 +386,9 @@ def json_format(masker: Masker, threshold: str = "info") -> FormatLine:
     return format_line
 
 
-def line_format(name: str, masker: Masker, threshold: str = "info") -> FormatLine:
+def line_format(name: str, masker: Masker, levels: Levels | None = None) -> FormatLine:
     """Give the formatter by its name, `text` or `json`."""
-    return {"text": text_format, "json": json_format}[name](masker, threshold)
+    return {"text": text_format, "json": json_format}[name](masker, levels)
 
 
 def install(
@@ -352,6 +396,7 @@ def install(
     command: MutableMapping[str, Any] | None,
     format_line: FormatLine,
     reactor: IReactorFromThreads,
+    environ: Mapping[str, str] | None = None,
 ) -> IService:
     """Let the program that runs a service log in our lines, and nobody log a line twice.
 
@@ -360,19 +405,28 @@ def install(
       named with `--logger` is the operator's own choice, and is left alone: it sees raw events.
     - `python -m twisted` takes the factory of its observer from its options; ours goes there.
 
+    What goes to systemd's journal begins with the priority of its level (sd-daemon(3)), which the
+    journal takes off again.
+
     Args:
         service: The service to run.
         command: The options of the command that runs it (`options.parent`), or None.
         format_line: Makes the lines.
         reactor: Rotates the log file in its own thread.
+        environ: The environment, where systemd says which file is the journal.
 
     Returns:
         The service to give to the command.
     """
+
+    def observe(file: IO[Any]) -> FileLogObserver:
+        journal = (environ or {}).get("JOURNAL_STREAM", "")
+        return FileLogObserver(file, _prioritized(format_line, file, journal))
+
     if command is None:
         return service
     if "fileLogObserverFactory" in command:
-        command["fileLogObserverFactory"] = lambda file: FileLogObserver(file, format_line)
+        command["fileLogObserverFactory"] = observe
         return service
     if command.get("logger"):
         return service
@@ -380,10 +434,36 @@ def install(
     if command.get("syslog"):
         observer = _SyslogObserver(str(command.get("prefix", "")), format_line)
     else:
-        observer = FileLogObserver(_open_log(command, reactor), format_line)
+        observer = observe(_open_log(command, reactor))
     logged = _LoggedServices(observer)
     service.setServiceParent(logged)
     return logged
+
+
+# RFC 5424, 6.2.1.
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+
+
+def _prioritized(format_line: FormatLine, file: IO[Any], journal: str) -> FormatLine:
+    """Give the formatter for a file: with priorities if that is systemd's journal.
+
+    Args:
+        format_line: Makes the lines.
+        file: Where they go.
+        journal: Device and inode of the journal, as systemd.exec(5) has them in `$JOURNAL_STREAM`.
+    """
+    try:
+        status = os.fstat(file.fileno())
+    except (OSError, AttributeError):
+        return format_line
+    if journal != f"{status.st_dev}:{status.st_ino}":
+        return format_line
+
+    def prioritize(event: LogEvent) -> str | None:
+        line = format_line(event)
+        return line and f"<{_PRIORITIES[_level(event)]}>{line}"
+
+    return prioritize
 
 
 class _LoggedServices(MultiService):
@@ -409,19 +489,12 @@ class _SyslogObserver:
 
         self._format_line = format_line
         self._send = syslog.syslog
-        self._priorities = {
-            "debug": syslog.LOG_DEBUG,
-            "info": syslog.LOG_INFO,
-            "warn": syslog.LOG_WARNING,
-            "error": syslog.LOG_ERR,
-            "critical": syslog.LOG_CRIT,
-        }
         syslog.openlog(prefix, syslog.LOG_PID)
 
     def __call__(self, event: LogEvent) -> None:
         line = self._format_line(event)
         if line:
-            self._send(self._priorities[_level(event)], line.rstrip("\n"))
+            self._send(_PRIORITIES[_level(event)], line.rstrip("\n"))
 
 
 def _open_log(command: Mapping[str, Any], reactor: IReactorFromThreads) -> IO[Any]:

@@ -40,6 +40,7 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "acme": "How a certificate is got from an ACME server, such as Let's Encrypt.",
     "tls": "A certificate of one's own, instead of one by ACME.",
     "monitor": "Where those who look after MXFlex find its state and its figures.",
+    "log": "What is logged, and how.",
 }
 
 _WORDS: Final[Mapping[str, _Words]] = {
@@ -200,6 +201,13 @@ _WORDS: Final[Mapping[str, _Words]] = {
         "Prometheus. There is no token there, so keep it to this machine, or to a network "
         "that only they can reach. Unless named, there is none.",
         ["tcp:9464:interface=127.0.0.1"],
+    ),
+    "log.level": _Words(
+        "The lowest level that is logged: debug, info, warn, error or critical. Parts of MXFlex "
+        'may have another one: "info,mxflex.mx=debug". The option --log-level wins.'
+    ),
+    "log.format": _Words(
+        'Log lines as "text", or as "json": an object a line. The option --log-format wins.'
     ),
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn, cast
 
 from twisted.application.service import IService
@@ -21,13 +20,30 @@ from mxflex.schema import schema_text
 DEFAULT_CONFIG = "mxflex.yaml"
 
 
-def _one_of(*words: str) -> Callable[[str], str]:
-    def coerce(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"expected one of {', '.join(words)}")
-        return text
+def _log_format(text: str) -> str:
+    if text not in config.LOG_FORMATS:
+        raise ValueError(f"expected one of {', '.join(config.LOG_FORMATS)}")
+    return text
 
-    return coerce
+
+def _log_level(text: str) -> str:
+    try:
+        config.read_levels(text)
+    except ValueError as error:
+        raise ValueError(f"expected {error}") from error
+    return text
+
+
+_LEVEL_HELP = (
+    f"The lowest level to log: {', '.join(config.LOG_LEVELS)}; for parts of MXFlex another one, as"
+    " in info,mxflex.mx=debug. [default: log.level, info]"
+)
+
+
+_LEVEL_HELP = (
+    f"The lowest level to log: {', '.join(config.LOG_LEVELS)}; for parts of MXFlex another one, as"
+    " in info,mxflex.mx=debug. [default: log.level, info]"
+)
 
 
 class Options(usage.Options):
@@ -58,15 +74,15 @@ class Options(usage.Options):
             "log-format",
             None,
             None,
-            "Log lines as text or json. [default: text]",
-            _one_of(*logs.FORMATS),
+            "Log lines as text or json. [default: log.format, text]",
+            _log_format,
         ],
         [
             "log-level",
             None,
             None,
-            f"The lowest level to log: {', '.join(logs.LEVELS)}. [default: info]",
-            _one_of(*logs.LEVELS),
+            _LEVEL_HELP,
+            _log_level,
         ],
     ]
 
@@ -97,15 +113,18 @@ def makeService(options: Options) -> IService:
     if options["check-config"]:
         _check(options["config"] or DEFAULT_CONFIG, reactor)
     try:
-        daemon, secrets = (_demo if options["demo"] else _configured)(options, reactor)
+        daemon, settings = (_demo if options["demo"] else _configured)(options, reactor)
     except ConfigError as error:
         raise SystemExit(str(error)) from error
     command: Any = options.parent or {}
-    threshold = options["log-level"] or getattr(command.get("logLevel"), "name", "info")
-    log_format = options["log-format"] or command.get("logFormat", "text")
-    lines = logs.line_format(log_format, logs.Masker(secrets), threshold)
+    # `python -m twisted` has options of its own for both.
+    chosen = options["log-level"] or getattr(command.get("logLevel"), "name", None)
+    levels = logs.Levels(chosen or settings.log.level)
+    log_format = options["log-format"] or command.get("logFormat") or settings.log.format
+    lines = logs.line_format(log_format, logs.Masker(settings.secrets), levels)
     cast("IReactorCore", reactor).callWhenRunning(_keep_what_is_loaded)
-    return logs.install(daemon, options.parent, lines, cast("IReactorFromThreads", reactor))
+    reactor_of_threads = cast("IReactorFromThreads", reactor)
+    return logs.install(daemon, options.parent, lines, reactor_of_threads, os.environ)
 
 
 def _keep_what_is_loaded() -> None:
@@ -128,22 +147,21 @@ def _check(path: str, reactor: Any) -> NoReturn:
     task.react(work, _reactor=reactor)
 
 
-def _demo(options: Options, reactor: Any) -> tuple[IService, list[str]]:
+def _demo(options: Options, reactor: Any) -> tuple[IService, config.Config]:
     from mxflex import demo  # noqa: PLC0415 - see _configured
 
     quiet = bool(options["quiet"])
-    return demo.build(reactor, os.environ, quiet=quiet, control=options["control"]), []
+    return demo.build(reactor, os.environ, quiet=quiet, control=options["control"])
 
 
-def _configured(options: Options, reactor: Any) -> tuple[IService, list[str]]:
+def _configured(options: Options, reactor: Any) -> tuple[IService, config.Config]:
     path = options["config"] or DEFAULT_CONFIG
     settings = config.load_file(path, os.environ)
-    secrets = [settings.mx.password, (settings.token.key or b"").decode()]
     # The web framework takes a while to import, which --help and mistakes need not wait for.
     from mxflex import service  # noqa: PLC0415
 
     try:
-        return service.build(settings, reactor, os.environ), secrets
+        return service.build(settings, reactor, os.environ), settings
     except ConfigError as error:
         # What is built does not know where its values stand.
         raise ConfigError(error.source or path, error.key, error.expected) from error

@@ -86,7 +86,7 @@ class Measure:
         if text is None:
             assert not described.get("required"), f"{where} is missing"
             return
-        schema = described["schema"]
+        schema = self.resolve(described["schema"])
         value = int(text) if schema["type"] == "integer" else text
         assert not self.problems(schema, value), (where, text)
 

@@ -1,16 +1,21 @@
-"""Who asks: the token or the ticket, wherever it stands, and the address behind proxies."""
+"""Who asks: the token or the ticket, the address behind proxies, and by what name they ask."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from ipaddress import IPv4Network, IPv6Network
 
 from twisted.web.http import Request
 
 from mxflex.errors import Unauthorized, UnsupportedType
+from mxflex.requestid import new_request_id
 from mxflex.web.fields import Fields, has_body, read_body, read_query
 
 _SCHEME = "bearer"
+# What proxies make: hex digits, UUIDs, ULIDs, base64url. Nothing in it means anything in a log, in
+# JSON or in a header.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def find_token(request: Request, *, in_url: bool) -> str:
@@ -87,8 +92,7 @@ def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, .
     A peer that is no configured proxy is the client. What a proxy says in `X-Forwarded-For` is
     believed from the right: the first address from there that is no proxy of ours.
     """
-    peer = request.getClientAddress()
-    address = str(getattr(peer, "host", "")) or "local"
+    address = peer_of(request)
     if not proxies or not _is_proxy(address, proxies):
         return address
     forwarded = b",".join(request.requestHeaders.getRawHeaders(b"x-forwarded-for") or [])
@@ -99,6 +103,24 @@ def client_address(request: Request, proxies: tuple[IPv4Network | IPv6Network, .
         if not _is_proxy(address, proxies):
             break
     return address
+
+
+def request_id(request: Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    """Give the name of a request: the one that a configured proxy gave it, or a new one."""
+    given = request.requestHeaders.getRawHeaders(b"x-request-id") if proxies else None
+    if (
+        given
+        and len(given) == 1
+        and _REQUEST_ID.fullmatch(given[0])
+        and _is_proxy(peer_of(request), proxies)
+    ):
+        return given[0].decode("ascii")
+    return new_request_id()
+
+
+def peer_of(request: Request) -> str:
+    """Give the address at the other end of the connection."""
+    return str(getattr(request.getClientAddress(), "host", "")) or "local"
 
 
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

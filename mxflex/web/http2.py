@@ -47,8 +47,7 @@ from zope.interface import implementer
 
 from mxflex.web.audience import FRAME_HEADER_BYTES, Lone, Place, SocketAudience
 from mxflex.web.fastpath import Corks, Pace, SecureSender
-from mxflex.web.render import JSON_TYPE
-from mxflex.web.site import SERVER, Channel, Socket, access_log, socket_of
+from mxflex.web.site import Channel, Refusal, Socket, socket_of
 
 log = Logger()
 
@@ -176,7 +175,7 @@ class Stream(H2Stream):
     def __init__(self, *args: Any) -> None:
         self.queue: deque[Any] = deque()
         self.queued = 0
-        self.refusal: tuple[bytes, bytes] | None = None
+        self.refusal: Refusal | None = None
         self.complete = False
         self._received = 0
         super().__init__(*args)
@@ -188,7 +187,7 @@ class Stream(H2Stream):
         try:
             super()._convertHeaders(headers)
         except (InvalidHeaderName, ValueError):
-            self.refuse(b"400 Bad Request", b"bad request")
+            self.refuse(b"400 Bad Request", "bad request")
         # CONNECT has no path (8.5); no resource of ours knows the method.
         self.path = self.path or b"/"
 
@@ -202,7 +201,7 @@ class Stream(H2Stream):
         if self._received > 2 * MAX_DRAINED_BYTES:
             self._conn.abortRequest(self.streamID, ErrorCodes.NO_ERROR)
         elif self._received > MAX_DRAINED_BYTES and self.refusal is None:
-            self.refuse(b"413 Content Too Large", b"the body is too large")
+            self.refuse(b"413 Content Too Large", "the body is too large")
 
     def requestComplete(self) -> None:
         """Begin to answer."""
@@ -232,13 +231,13 @@ class Stream(H2Stream):
         """Give the shortest way to write the body of the answer; its headers have gone."""
         return FrameWriter(self, self._conn, corks, pace)
 
-    def refuse(self, status: bytes, text: bytes) -> None:
+    def refuse(self, status: bytes, text: str) -> None:
         """Answer without the request, and want no more of it."""
-        self.refusal = (status, text)
+        self.refusal = Refusal(status, text)
         self._conn.refuse(self)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        self.refuse(b"400 Bad Request", b"bad request")
+        self.refuse(b"400 Bad Request", "bad request")
 
     def windowUpdated(self) -> None:
         """Let the producer go on, if what it writes may go out."""
@@ -560,21 +559,16 @@ class Connection(H2Connection):
         stream_id = stream.streamID
         if self.streams.get(stream_id) is not stream or stream.refusal is None:
             return
-        status, text = stream.refusal
-        body = b'{"code":%s,"error":"%s"}' % (status[:3], text)
-        headers = [
-            (b":status", status[:3]),
-            (b"server", SERVER),
-            (b"content-type", JSON_TYPE),
-        ]
-        if self.conn.local_flow_control_window(stream_id) < len(body):
-            # The status must do.
-            self.conn.send_headers(stream_id, headers, end_stream=True)
+        refusal = stream.refusal
+        head = [(b":status", refusal.status[:3]), *refusal.headers]
+        if self.conn.local_flow_control_window(stream_id) < len(refusal.body):
+            # The head must do.
+            head = [header for header in head if header[0] != b"content-length"]
+            self.conn.send_headers(stream_id, head, end_stream=True)
         else:
-            self.conn.send_headers(stream_id, [*headers, (b"content-length", b"%d" % len(body))])
-            self.conn.send_data(stream_id, body, end_stream=True)
-        peer = getattr(self.transport.getPeer(), "host", "local")
-        access_log.info("{address} refused: {status}", address=peer, status=status.decode("ascii"))
+            self.conn.send_headers(stream_id, head)
+            self.conn.send_data(stream_id, refusal.body, end_stream=True)
+        refusal.log(self.transport)
         stream.connectionLost(Failure(ConnectionLost("the request was refused")))
         self._tryToWriteControlData()
 

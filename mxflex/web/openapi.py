@@ -82,6 +82,7 @@ def describe(*, token_in_url: bool) -> dict[str, Any]:
         schemas[name] = {**schemas[name], **known}
     schemas |= _call_events(source["x-call-events"], source["x-event-keys"])
     schemas["StreamEvent"] = _stream_event()
+    _name_requests(described)
     for body in _bodies(described):
         _add_form(body["content"], schemas)
     if not token_in_url:
@@ -90,6 +91,19 @@ def describe(*, token_in_url: bool) -> dict[str, Any]:
             if "security" in secured:
                 secured["security"] = [way for way in secured["security"] if URL_SCHEME not in way]
     return described
+
+
+def _name_requests(described: dict[str, Any]) -> None:
+    """Give each answer the header that names its request, and examples of errors the name."""
+    name = described["components"]["headers"]["X-Request-ID"]["example"]
+    for response in _responses(described):
+        header = {"$ref": "#/components/headers/X-Request-ID"}
+        response["headers"] = {**response.get("headers", {}), "X-Request-ID": header}
+        content = response.get("content", {}).get(JSON, {})
+        if content.get("schema") == {"$ref": "#/components/schemas/Error"}:
+            values = [each["value"] for each in content.get("examples", {}).values()]
+            for error in filter(None, (content.get("example"), *values)):
+                error["request_id"] = name
 
 
 def _call_events(meanings: dict[str, str], known: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +158,13 @@ def _add_form(content: dict[str, Any], schemas: dict[str, Any]) -> None:
 def _operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for path in described["paths"].values():
         yield from path.values()
+
+
+def _responses(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the answers that are described in place."""
+    yield from described["components"]["responses"].values()
+    for operation in _operations(described):
+        yield from (each for each in operation["responses"].values() if "$ref" not in each)
 
 
 def _bodies(described: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -177,7 +177,16 @@ def is_known(request: Request, etag: str) -> bool:
 
 def send_error(request: Request, status: int, text: str) -> bytes:
     """Give the body of an error."""
-    return send_json(request, {"code": status, "error": text}, status)
+    return send_json(request, error_body(status, text, _name_of(request)), status)
+
+
+def error_body(status: int, text: str, request_id: str) -> dict[str, int | str]:
+    """Give what an error says."""
+    return {"code": status, "error": text, "request_id": request_id}
+
+
+def _name_of(request: Request) -> str:
+    return str(getattr(request, "request_id", ""))
 
 
 def has_left(request: Request) -> bool:
@@ -190,7 +199,7 @@ def send_failure(request: Request, failure: Failure) -> bytes | None:
     if failure.check(CancelledError) or has_left(request):
         return None
     if request.startedWriting:
-        log.failure("an answer that had begun failed", failure)
+        log.failure("an answer that had begun failed", failure, request_id=_name_of(request))
         request.channel.forceAbortClient()
         return None
     error = failure.value
@@ -199,7 +208,7 @@ def send_failure(request: Request, failure: Failure) -> bytes | None:
     if isinstance(error, MXFlexError) and (status := status_of(error)) is not None:
         _set_error_headers(request, error)
         return send_error(request, status, str(error))
-    log.failure("a request failed by a bug", failure)
+    log.failure("a request failed by a bug", failure, request_id=_name_of(request))
     return send_error(request, 500, "internal server error")
 
 

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any, AnyStr, Protocol
 
 import attrs
+import orjson
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger, LogLevel
@@ -20,9 +21,10 @@ from twisted.web.server import Request as TwistedRequest
 from twisted.web.server import Site
 
 from mxflex import __version__
-from mxflex.web.access import client_address
+from mxflex.requestid import CURRENT, new_request_id
+from mxflex.web.access import client_address, request_id
 from mxflex.web.prompt import takes_pieces, write_at_once
-from mxflex.web.render import send_error, send_failure
+from mxflex.web.render import JSON_TYPE, error_body, send_error, send_failure
 
 access_log = Logger(namespace="mxflex.access")
 
@@ -81,6 +83,40 @@ def socket_of(transport: Any) -> Socket:
     return socket
 
 
+class Refusal:
+    """An answer to what is not sound enough to be a request.
+
+    Args:
+        status: Its code and its phrase.
+        text: Says what is wrong.
+
+    Attributes:
+        status: As given.
+        headers: Those of the answer, in lower case.
+        body: Its body.
+    """
+
+    def __init__(self, status: bytes, text: str) -> None:
+        self.status = status
+        self._request_id = new_request_id()
+        self.body = orjson.dumps(error_body(int(status[:3]), text, self._request_id))
+        self.headers = [
+            (b"server", SERVER),
+            (b"x-request-id", self._request_id.encode("ascii")),
+            (b"content-type", JSON_TYPE),
+            (b"content-length", b"%d" % len(self.body)),
+        ]
+
+    def log(self, transport: ITCPTransport) -> None:
+        """Log that it was sent."""
+        access_log.info(
+            "{address} refused: {status}",
+            address=getattr(transport.getPeer(), "host", "local"),
+            status=self.status.decode("ascii"),
+            request_id=self._request_id,
+        )
+
+
 class Channel(HTTPChannel):
     """One HTTP/1.1 connection, whose own refusals look like all other answers.
 
@@ -108,22 +144,20 @@ class Channel(HTTPChannel):
             self.resetTimeout()
         LineReceiver.dataReceived(self, data)
 
-    def refuse(self, status: bytes, text: bytes) -> None:
+    def refuse(self, status: bytes, text: str) -> None:
         """Answer without a request that could carry the answer, and close. Idempotent."""
         if self._refused:
             return
         self._refused = True
-        body = b'{"code":%s,"error":"%s"}' % (status[:3], text)
+        refusal = Refusal(status, text)
         self.transport.writeSequence(
             [
-                b"HTTP/1.1 " + status + b"\r\nServer: " + SERVER,
-                b"\r\nContent-Type: application/json; charset=utf-8",
-                b"\r\nContent-Length: %d" % len(body),
-                b"\r\nConnection: close\r\n\r\n" + body,
+                b"HTTP/1.1 " + status,
+                *(b"\r\n%s: %s" % (name.title(), value) for name, value in refusal.headers),
+                b"\r\nConnection: close\r\n\r\n" + refusal.body,
             ]
         )
-        peer = getattr(self.transport.getPeer(), "host", "local")
-        access_log.info("{address} refused: {status}", address=peer, status=status.decode("ascii"))
+        refusal.log(self.transport)
         # Whatever else has come on this connection cannot be trusted to be a request.
         self.clearLineBuffer()
         self._linger()
@@ -142,11 +176,11 @@ class Channel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own answer has no header at all.
-        self.refuse(b"400 Bad Request", b"bad request")
+        self.refuse(b"400 Bad Request", "bad request")
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002 - Twisted's signature
         """Refuse a line that is too long, instead of closing without a word."""
-        self.refuse(b"431 Request Header Fields Too Large", b"a header is too long")
+        self.refuse(b"431 Request Header Fields Too Large", "a header is too long")
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of the head, unless it goes on with the one before.
@@ -165,7 +199,7 @@ class Channel(HTTPChannel):
             return bool(super().headerReceived(line))
         except ValueError:
             # A length of more digits than Python reads.
-            self.refuse(b"413 Content Too Large", b"the body is too large")
+            self.refuse(b"413 Content Too Large", "the body is too large")
             return False
 
     def allHeadersReceived(self) -> None:
@@ -173,7 +207,7 @@ class Channel(HTTPChannel):
         codings = self.requests[-1].requestHeaders.getRawHeaders(b"transfer-encoding")
         if codings and (self._version == b"HTTP/1.0" or codings[0].lower() != b"chunked"):
             # RFC 9112, 6.1: a proxy on the way may have read it otherwise.
-            self.refuse(b"400 Bad Request", b"bad request")
+            self.refuse(b"400 Bad Request", "bad request")
         else:
             super().allHeadersReceived()
 
@@ -252,6 +286,7 @@ _LASTING = (
     "method",
     "producer",
     "queued",
+    "request_id",
     "sentLength",
     "startedWriting",
     "stream",
@@ -265,6 +300,7 @@ class Request(TwistedRequest):
 
     Attributes:
         address: Where it came from, as far as that can be believed.
+        request_id: Its name; see `mxflex.requestid`.
         stream: Told when the client has gone, once the answer is an event stream.
     """
 
@@ -273,6 +309,7 @@ class Request(TwistedRequest):
     prepath: list[bytes]
     postpath: list[bytes]
     address = ""
+    request_id = ""
     stream: Stream | None = None
     _too_large = False
     _began = 0.0
@@ -296,7 +333,7 @@ class Request(TwistedRequest):
         self._too_large = True
         # In HTTP/2 the rest of the body delays nobody else, and the answer comes behind it.
         if isinstance(self.channel, Channel):
-            self.channel.refuse(b"413 Content Too Large", b"the body is too large")
+            self.channel.refuse(b"413 Content Too Large", "the body is too large")
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Take the request as a whole; a target in full means its path."""
@@ -315,13 +352,19 @@ class Request(TwistedRequest):
         """Answer, once the whole request has come."""
         site = self.channel.site
         self.address = client_address(self, site.proxies)
+        self.request_id = request_id(self, site.proxies)
         self._began = site.clock.seconds()
-        if self._too_large:
-            self._answer(413, "the body is too large")
-        elif not self._is_sound():
-            self._answer(400, "bad request")
-        else:
-            super().process()
+        current = CURRENT.set(self.request_id)
+        try:
+            self.responseHeaders.setRawHeaders(b"x-request-id", [self.request_id.encode("ascii")])
+            if self._too_large:
+                self._answer(413, "the body is too large")
+            elif not self._is_sound():
+                self._answer(400, "bad request")
+            else:
+                super().process()
+        finally:
+            CURRENT.reset(current)
 
     def render(self, resrc: IResource) -> None:
         """Render a resource; every answer says which server gives it."""
@@ -407,6 +450,7 @@ class Request(TwistedRequest):
             sent=self.sentLength,
             seconds=site.clock.seconds() - self._began,
             ending=ending,
+            request_id=self.request_id,
         )
 
 
@@ -431,7 +475,8 @@ class CrossOrigin:
         request.setHeader("access-control-allow-origin", origin)
         # By `Date` a page knows how far its clock is from the times in the answers.
         request.setHeader(
-            "access-control-expose-headers", "Date, ETag, Retry-After, WWW-Authenticate"
+            "access-control-expose-headers",
+            "Date, ETag, Retry-After, WWW-Authenticate, X-Request-ID",
         )
         if request.method != b"OPTIONS" or not request.getHeader("access-control-request-method"):
             return False

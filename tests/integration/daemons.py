@@ -17,7 +17,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
 from mxflex import config, service
-from mxflex.logs import Masker, text_format
+from mxflex.logs import Levels, Masker, text_format
 from mxflex.mx.link import ServerLink
 from mxflex.simulator.server import SimulatedMX
 from mxflex.web.openapi import describe
@@ -128,7 +128,7 @@ class CapturedLog:
     def __init__(self):
         self.lines = []
         self.bugs = []
-        self._format = text_format(Masker(), "debug")
+        self._format = text_format(Masker(), Levels("debug"))
 
     def __call__(self, event):
         """Take an event (see `twisted.logger.ILogObserver`)."""

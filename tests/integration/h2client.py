@@ -85,6 +85,7 @@ class Exchange:
         """The sentence of an error; fails the test when the body is not of that form."""
         assert self.json["code"] == self.status, self
         assert self.headers["content-type"] == "application/json; charset=utf-8", self
+        assert self.headers["x-request-id"] == self.json["request_id"], self
         return self.json["error"]
 
     @property

@@ -53,6 +53,7 @@ class Reply:
         """The sentence of an error; fails the test when the body is not of that form."""
         assert self.json["code"] == self.status, self
         assert self.header("content-type") == "application/json; charset=utf-8", self
+        assert self.header("x-request-id") == self.json["request_id"], self
         return self.json["error"]
 
     def header(self, name):

@@ -273,6 +273,6 @@ async def test_each_request_is_one_line_of_the_log(daemon):
     await running.when(lambda: len(running.log.of("mxflex.access")) == 3)
     login, nothing, events = running.log.of("mxflex.access")
     assert " mxflex.access  127.0.0.1 POST /api/login 200 " in login
-    assert " mxflex.access  127.0.0.1 GET /nothing?x=1 404 32 " in nothing
+    assert " mxflex.access  127.0.0.1 GET /nothing?x=1 404 64 " in nothing
     assert " mxflex.access  127.0.0.1 GET /api/events 200 " in events
     assert events.endswith("(client gone)\n")

@@ -118,7 +118,8 @@ async def test_json_keys_come_in_the_order_of_the_contract(daemon):
     made = await running.post("/api/call", {"to": "3099"}, token=reply.json["access_token"])
     assert made.body == b'{"call":{"callId":1,"deviceId":"3095","called":"3099"}}'
     error = await running.raw("POST", "/api/login", FORM)
-    assert error.body == b'{"code":400,"error":"login required"}'
+    name = error.header("x-request-id")
+    assert error.body.decode() == f'{{"code":400,"error":"login required","request_id":"{name}"}}'
 
 
 @pytest_twisted.ensureDeferred

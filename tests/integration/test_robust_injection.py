@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.logger import globalLogPublisher
 
-from mxflex.logs import Masker, json_format
+from mxflex.logs import Levels, Masker, json_format
 from mxflex.simulator.faults import CommandFault
 from mxflex.wire.codec import CallAttachedData, ConnectionID
 from mxflex.wire.framing import encode_frame
@@ -242,7 +242,7 @@ async def test_text_of_the_mx_in_an_answer(victim, name):
     assert (call["deviceId"].strip(), call["called"].strip()) == (text.strip(), text.strip())
     assert set(dict(reply.headers.getAllRawHeaders())) <= {
         b"Server", b"Date", b"Cache-Control", b"Content-Type", b"Content-Length", b"Vary",
-        b"Content-Encoding",
+        b"Content-Encoding", b"X-Request-Id",
     }  # fmt: skip
     user = mx.user(EXT)
     mx.update_user(attrs.evolve(user, first_name=text, note=text, cell_phone=text))
@@ -337,7 +337,7 @@ class _Lines:
         from mxflex.logs import text_format  # noqa: PLC0415
 
         self._lines = lines
-        self._format = {"text": text_format, "json": json_format}[shape](Masker(), "debug")
+        self._format = {"text": text_format, "json": json_format}[shape](Masker(), Levels("debug"))
 
     def __call__(self, event):
         line = self._format(event)

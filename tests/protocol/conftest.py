@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from twisted.logger import LogLevel, globalLogPublisher
 
-from mxflex.logs import Masker, text_format
+from mxflex.logs import Levels, Masker, text_format
 
 # How long one example takes says something about the machine, not about MXFlex.
 settings.register_profile("mxflex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,7 +26,7 @@ class CapturedLog:
     def __init__(self):
         self.lines = []
         self.failures = []
-        self._format = text_format(Masker(), "debug")
+        self._format = text_format(Masker(), Levels("debug"))
 
     def __call__(self, event):
         """Take an event (see `twisted.logger.ILogObserver`)."""

@@ -2,18 +2,22 @@
 
 import io
 import json
+import os
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.application.service import Service
 from twisted.logger import FileLogObserver, Logger, LogLevel, LogPublisher
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
 
+from mxflex import logs
 from mxflex.logs import (
     MASK,
     MAX_MESSAGE_CHARACTERS,
+    Levels,
     Masker,
     json_format,
     line_format,
@@ -21,7 +25,9 @@ from mxflex.logs import (
     one_line,
     text_format,
 )
+from mxflex.requestid import CURRENT
 
+LEVEL_NAMES = ["debug", "info", "warn", "error", "critical"]
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJleHQiOiIzMDk1In0.c2lnbmF0dXJl"
 # 2026-11-23T16:00:00.123Z
 WHEN = 1795449600.1234
@@ -32,7 +38,7 @@ class Written:
 
     def __init__(self, name="text", secrets=(), threshold="info"):
         self._file = io.StringIO()
-        format_line = line_format(name, Masker(secrets), threshold)
+        format_line = line_format(name, Masker(secrets), Levels(threshold))
         self.observer = FileLogObserver(self._file, format_line)
         publisher = LogPublisher(self._at_a_fixed_time, self.observer)
         self.log = Logger(namespace="mxflex.test", observer=publisher)
@@ -125,6 +131,67 @@ def test_threshold(name):
         for level in LogLevel.iterconstants():
             written.log.emit(level, "x")
         assert written.text.count("\n") == expected
+
+
+def test_levels_of_parts():
+    """A namespace has its own level, or that of the nearest one above; others the one left."""
+    levels = Levels("warn,mxflex.mx=debug, mxflex.mx.link=error,mxflex.access=critical")
+    assert [name for name in LEVEL_NAMES if levels.show("mxflex.web", name)] == LEVEL_NAMES[2:]
+    assert levels.show("mxflex.mx", "debug")
+    assert levels.show("mxflex.mx.protocol", "debug")
+    assert not levels.show("mxflex.mx.link", "warn")
+    assert levels.show("mxflex.mx.link", "error")
+    assert not levels.show("mxflex.mxsomething", "info")
+    assert not levels.show("mxflex.access", "error")
+    levels.use("mxflex.access=debug")
+    assert levels.show("mxflex.access", "debug")
+    assert levels.show("mxflex.mx.link", "info")
+    assert not levels.show("mxflex.mx", "debug")
+    for text in ("", "loud", "info,", "=info", "mxflex.mx=", "info;debug", "a b=info"):
+        with pytest.raises(ValueError, match=r"one of debug, info, warn, error, critical, or such"):
+            levels.use(text)
+    assert levels.show("mxflex.access", "debug")
+
+
+@pytest.mark.parametrize("name", ["text", "json"])
+def test_the_name_of_the_request(name):
+    """What is logged in the course of a request has its name; an event may be about another one."""
+    current = CURRENT.set("5f3a9c0d1e2b4a68")
+    try:
+        own, other = Written(name), Written(name)
+        own.log.info("monitor started")
+        other.log.info("bye", request_id="x\n]")
+    finally:
+        CURRENT.reset(current)
+    outside = Written(name)
+    outside.log.info("monitor started")
+    if name == "json":
+        assert own.fields["request_id"] == "5f3a9c0d1e2b4a68"
+        assert other.fields["request_id"] == "x\n]"
+        assert "request_id" not in outside.fields
+    else:
+        assert own.line.endswith("  monitor started [5f3a9c0d1e2b4a68]")
+        assert other.line.endswith(r"  bye [x\n]]")
+        assert outside.line.endswith("  monitor started")
+
+
+@pytest.mark.parametrize("name", ["text", "json"])
+def test_priorities_for_the_journal(name, tmp_path):
+    """Lines for systemd's journal begin with the priority of their level; all others do not."""
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        for journal in (f"{status.st_dev}:{status.st_ino}", f"{status.st_dev}:1", ""):
+            command = {"fileLogObserverFactory": None}
+            environ = {"JOURNAL_STREAM": journal}
+            logs.install(Service(), command, line_format(name, Masker()), None, environ)
+            observe = command["fileLogObserverFactory"](file)
+            for level in ("info", "warn", "error", "critical"):
+                named = LogLevel.levelWithName(level)
+                observe({"log_format": "x", "log_time": WHEN, "log_level": named})
+        file.seek(0)
+        lines = file.read().splitlines()
+    assert [line[:3] for line in lines[:4]] == ["<6>", "<4>", "<3>", "<2>"]
+    assert [line[3:] for line in lines[:4]] == lines[4:8] == lines[8:]
 
 
 @pytest.mark.parametrize("name", ["text", "json"])

@@ -241,7 +241,8 @@ def test_new_requests_during_the_stop(house):
     head, _, body = line.value().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: %d\r\n" % RESTART_SECONDS in head
-    assert json.loads(body) == {"code": 503, "error": "the server is about to stop"}
+    answer = json.loads(body)
+    assert (answer["code"], answer["error"]) == (503, "the server is about to stop")
     assert house.streams.refused["stopping"] == 1
 
 
