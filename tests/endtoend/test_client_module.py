@@ -743,6 +743,57 @@ def test_leader_that_hangs(open_tab, site, extensions):
     assert leader.calls == follower.calls
 
 
+# A leader that says what it is told to, in the page of its only follower.
+LEADER = """async () => {
+  const name = (await navigator.locks.query()).held[0].name;
+  stream.close();
+  heard.length = 0;
+  const channel = new BroadcastChannel(name);
+  window.joined = [];
+  window.welcomes = [
+    { position: "10", missed: [] },
+    { position: "14", missed: [entry(13, 12), entry(14, 13)] },
+  ];
+  channel.addEventListener("message", ({ data: { type, from, position } }) => {
+    if (type === "join" && welcomes.length) {
+      joined.push(position);
+      const told = { epoch: "", status: null, state: "live", said: {}, ...welcomes.shift() };
+      channel.postMessage({ type: "welcome", term: 5, to: from, ...told });
+    }
+  });
+  window.tell = (term, entry) => channel.postMessage({ type: "event", term, entry });
+  window.locked = navigator.locks.request(name, () => new Promise(() => {}));
+}"""
+ENTRY = """window.entry = (id, before, text = '{}', anew = false) => ({
+  event: { name: anew ? "gap" : "x", id: String(id), text, at: 0 }, before: String(before), anew,
+})"""
+
+
+def test_what_a_follower_believes(tab, site, extensions):
+    """A follower hears everything once and in order, whatever leaders say twice, late or not."""
+    tab.enter(next(extensions))
+    tab.run(f"() => {{ {ENTRY} }}")
+    tab.run(LEADER)
+    tab.connect()
+    for term, entry in (
+        (5, "entry(11, 10)"),
+        (5, "entry(11, 10)"),
+        (4, "entry(13, 11)"),
+        (5, "entry(12, 11)"),
+        (5, "entry(14, 13)"),
+    ):
+        tab.run(f"tell({term}, {entry})")
+    tab.when("heard.length === 4")
+    assert tab.run("heard.map(({ id }) => id)") == ["11", "12", "13", "14"]
+    assert tab.run("joined") == ["", "12"]
+    assert not tab.run("stream.leader")
+    tab.run("""tell(5, entry(3, 2, '{"reason":"unknown-id"}', true))""")
+    tab.run("tell(5, entry(4, 3))")
+    tab.when("heard.length === 6")
+    assert tab.run("heard.slice(4).map(({ name, id }) => name + id)") == ["gap3", "x4"]
+    assert tab.run("stream.lastEventId") == "4"
+
+
 @pytest.mark.parametrize("leader_saw_it", [True, False])
 def test_tab_that_comes_back(open_tab, site, extensions, leader_saw_it):
     """A tab that names its last event gets what it missed, from the leader or the server."""
@@ -771,10 +822,11 @@ def test_tab_that_comes_back(open_tab, site, extensions, leader_saw_it):
 def test_sign_in_beside_a_tab_that_waits(open_tab, site, extensions):
     """When a person has signed out elsewhere streams say so; with the next login all are back."""
     mine = next(extensions)
-    waiting, fresh = open_tab(), open_tab()
+    waiting, fresh = open_tab(timed=True), open_tab()
     waiting.enter(mine)
     site.person(f"user{mine}").log_out()
     waiting.when("stream.state === 'not-monitored'")
+    waiting.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))
     assert waiting.run("states.at(-1).error.words") == "not monitored"
     assert waiting.run("states.at(-1).retryAt > Date.now() - 60000")
     assert waiting.ends == []
@@ -836,6 +888,22 @@ def test_network_that_dies(open_tab, site, extensions):
         eventually(lambda: cable.heartbeats >= 2)
         cable.die()
         colleague.dial(mine)
+        tab.when_heard("DeliveredEvent")
+        assert tab.states == ["live", "reconnecting", "live"]
+        tab.page.close()
+
+
+def test_network_that_changes(open_tab, site, extensions):
+    """With another network the stream comes anew, at once: the old connection is of no use."""
+    mine, other = next(extensions), next(extensions)
+    colleague = site.person(f"user{other}")
+    with SilentCable(site.port) as cable:
+        tab = open_tab(f"http://localhost:{cable.port}/", timed=True)
+        tab.enter(mine)
+        tab.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=2))
+        cable.die()
+        colleague.dial(mine)
+        tab.run("dispatchEvent(new Event('online'))")
         tab.when_heard("DeliveredEvent")
         assert tab.states == ["live", "reconnecting", "live"]
         tab.page.close()
