@@ -11,8 +11,8 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer dist deb deb-check release \
-	clean
+.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer screenshots dist deb \
+	deb-check release clean
 
 help:
 	@echo "make demo     install into $(VENV) and run MXFlex with a simulated MX"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench-quick   a minute of it"
 	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
 	@echo "make figures  put the results in the folders RUNS=… into docs/performance.md"
+	@echo "make screenshots   every state of the console, for the eyes, into build/screenshots"
 	@echo "make viewer   renew the viewer of the OpenAPI document from npm; VIEWER=latest"
 	@echo "make dist     build the wheel and the source archive into dist/"
 	@echo "make deb      build a Debian package for this machine's python3 into dist/"
@@ -98,6 +99,10 @@ soak: $(VENV)/.stamp-bench
 
 figures: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.document $(RUNS)
+
+# Every state of the console, for the eyes: build/screenshots.
+screenshots: $(VENV)/.stamp-test
+	$(BIN)/python -m tests.endtoend.screenshots
 
 VIEWER ?= latest
 viewer: $(VENV)/.stamp-venv

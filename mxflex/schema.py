@@ -117,7 +117,7 @@ _WORDS: Final[Mapping[str, _Words]] = {
     "token.in_url": _Words(
         "Whether a token may stand in the URL (`?access_token=…`), which proxies and "
         "browsers write down. Where it may not, an EventSource needs a ticket "
-        "(docs/api.md). The page in `html` needs it."
+        "(docs/api.md)."
     ),
     "events.heartbeat": _Words("Seconds between comments on a quiet stream of events, 55 at most."),
     "events.history": _Words(
