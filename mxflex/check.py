@@ -19,7 +19,6 @@ import pem
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
@@ -36,6 +35,7 @@ from mxflex.service import (
     main_endpoints,
     make_acme_http,
     make_dialer,
+    make_endpoint,
     plain_endpoints,
 )
 
@@ -87,9 +87,15 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
         _Step("static files", partial(_try_html, config)),
         _Step("MX", partial(_try_mx, config, reactor)),
     ]
+    ports = {
+        "listen": main_endpoints(config),
+        "listen_http": plain_endpoints(config),
+        "monitor.listen": config.monitor.listen,
+    }
     steps += [
-        _Step(f"port {each}", partial(_try_port, each, reactor))
-        for each in (*main_endpoints(config), *plain_endpoints(config), *config.monitor.listen)
+        _Step(f"port {each}", partial(_try_port, each, key, reactor))
+        for key, endpoints in ports.items()
+        for each in endpoints
     ]
     if config.https:
         steps.append(_Step(f"name {config.host}", partial(_try_name, config, reactor)))
@@ -123,12 +129,13 @@ async def _try_mx(config: Config, reactor: Any) -> str:
     return f"login of {config.mx.login} accepted, serial number {answer.serial}"
 
 
-async def _try_port(description: str, reactor: Any) -> str:
+async def _try_port(description: str, key: str, reactor: Any) -> str:
     if description.startswith(SYSTEMD):
         raise _Note("systemd opens it; it cannot be tried from here")
+    endpoint = make_endpoint(reactor, description, key)
     try:
-        port = await serverFromString(reactor, description).listen(Factory())
-    except (CannotListenError, TypeError, LookupError) as error:
+        port = await endpoint.listen(Factory())
+    except CannotListenError as error:
         raise ValueError(str(error)) from error
     await maybeDeferred(port.stopListening)
     return "free"

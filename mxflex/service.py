@@ -18,7 +18,7 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as StoppingTakesTooLong
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamServerEndpoint
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -209,7 +209,7 @@ def _serve_https(
         _Listener(reactor, description, secure).setServiceParent(daemon)
     plain = MXFlexSite(PlainRoot(config.url, responder.answer), reactor, ())
     for description in plain_endpoints(config):
-        _Listener(reactor, description, plain).setServiceParent(daemon)
+        _Listener(reactor, description, plain, "listen_http").setServiceParent(daemon)
 
 
 def _issuing(
@@ -426,6 +426,27 @@ class _NoReload(Service):
         signal.signal(signal.SIGHUP, self._previous)
 
 
+def make_endpoint(reactor: IReactorTime, description: str, key: str) -> IStreamServerEndpoint:
+    """Make what opens a port.
+
+    Args:
+        reactor: Opens it.
+        description: Which, as a Twisted endpoint string.
+        key: Where the configuration names it.
+
+    Raises:
+        ConfigError: Twisted does not know such an endpoint.
+    """
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, _with_backlog(description))
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
+        if description.startswith(SYSTEMD):
+            expected = f"systemd has given this process no socket for {description!r}"
+        raise ConfigError("", key, expected) from error
+    return endpoint
+
+
 class _Listener(StreamServerEndpointService):
     """A listening port; the daemon does not start without it.
 
@@ -436,7 +457,7 @@ class _Listener(StreamServerEndpointService):
         key: Where the configuration names it.
 
     Raises:
-        ConfigError: Twisted does not know such an endpoint.
+        ConfigError: See `make_endpoint`.
     """
 
     def __init__(
@@ -446,13 +467,7 @@ class _Listener(StreamServerEndpointService):
         factory: IProtocolFactory,
         key: str = "listen",
     ) -> None:
-        try:
-            endpoint = serverFromString(reactor, _with_backlog(description))
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
-            if description.startswith(SYSTEMD):
-                expected = f"systemd has given this process no socket for {description!r}"
-            raise ConfigError("", key, expected) from error
+        endpoint = make_endpoint(reactor, description, key)
         super().__init__(endpoint, factory)
         self._description = description
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -98,6 +99,37 @@ async def test_a_socket_of_systemd(capsys, tmp_path, mx, page):
     assert lines[3] == (
         "note port systemd:domain=INET:index=0: systemd opens it; it cannot be tried from here"
     )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("listen", "tcp:x", "invalid literal for int() with base 10: 'x'"),
+        ("monitor.listen", "foo:1", "Unknown endpoint type: 'foo'"),
+        (
+            "listen",
+            "ssl:1:privateKey=DIR/no.pem",
+            "No such file or directory: 'DIR/no.pem'",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_is_none(capsys, tmp_path, mx, page, case):
+    """A text that Twisted knows no endpoint by is told with its key and what is expected there."""
+    key, endpoint, reason = case
+    outer, _, inner = key.rpartition(".")
+    endpoints = [endpoint.replace("DIR", str(tmp_path))]
+    value = {outer: {inner: endpoints}} if outer else {inner: endpoints}
+    status, lines = await check_lines(
+        capsys,
+        tmp_path,
+        f"{json.dumps(value)[1:-1]}\nhost: '127.0.0.1:{free_port()}'\nhtml: '{page}'\n"
+        f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}",
+    )
+    assert status == 1
+    expected = f"{key}: expected endpoints such as tcp:8080, not {endpoint!r}: "
+    assert lines[-1].startswith(f"FAIL port {endpoint}: {expected}")
+    assert lines[-1].endswith(reason)
 
 
 @pytest_twisted.ensureDeferred
