@@ -172,7 +172,7 @@ function secondsOf(header) {
 
 /** Makes a wait up to a quarter longer, so that not all do a thing at once. */
 function spread(milliseconds) {
-  return Math.min(milliseconds * (1 + Math.random() / 4), LONGEST_WAIT_MS);
+  return Math.min(Math.round(milliseconds * (1 + Math.random() / 4)), LONGEST_WAIT_MS);
 }
 
 // --- Sleep and networks --------------------------------------------------------------------------

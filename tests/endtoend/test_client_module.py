@@ -849,6 +849,20 @@ def test_without_secure_context(open_tab, site, extensions):
         each.when_heard("DeliveredEvent")
 
 
+def test_without_locks(tab, site, extensions):
+    """Where the browser refuses locks, since nothing may be stored, a tab does without."""
+    tab.run(
+        """() => {
+          const refused = new DOMException("no", "SecurityError");
+          navigator.locks.request = () => Promise.reject(refused);
+        }"""
+    )
+    tab.enter(next(extensions))
+    assert tab.run("stream.leader")
+    tab.run("stream.close()")
+    assert not tab.run("stream.leader")
+
+
 # --- Connections that fail ------------------------------------------------------------------------
 
 
