@@ -151,6 +151,19 @@ async def test_tokens_in_urls_are_not_written_down(behind, tmp_path, kind):
 
 @every_proxy
 @pytest_twisted.ensureDeferred
+async def test_a_request_has_one_name(behind, tmp_path, kind):
+    """The proxy names each request, for both logs and the answer, whatever the client says."""
+    running, proxy = await behind(kind)
+    said = ("--header", "X-Request-ID: made-up")
+    answer = await client(proxy, tmp_path).get("--http2", "/api/calls", *said)
+    (name,) = re.findall(r"^x-request-id: (\S+)", answer, re.MULTILINE | re.IGNORECASE)
+    assert re.fullmatch(r"[0-9a-f-]{32,36}", name)
+    assert running.log.of("mxflex.access")[-1].endswith(f" [{name}]\n")
+    await running.when(lambda: kind is Caddy or f" [{name}]" in proxy.log)
+
+
+@every_proxy
+@pytest_twisted.ensureDeferred
 async def test_open_streams_outlive_a_reload_of_the_proxy(behind, tmp_path, kind):
     """After a reload, streams from before go on, and new ones open by the new configuration."""
     running, proxy = await behind(kind)
