@@ -52,12 +52,22 @@ def fresh(tmp_path):
 
 @contextlib.contextmanager
 def running(process):
-    """End a process, and what it has begun, at the end of the block."""
+    """End a process, and what it has begun, at the end of the block.
+
+    It is ended too when the block takes too long: whoever waits for a line of it gets "".
+    """
+
+    def kill():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    alarm = threading.Timer(PATIENCE, kill)
+    alarm.start()
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        alarm.cancel()
+        kill()
         process.wait()
         process.stdout.close()
 
