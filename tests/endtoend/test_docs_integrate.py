@@ -10,14 +10,23 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.endtoend.documents import Demo, commands, fenced, indented
-from tests.endtoend.stage import BROWSER_FLAGS, PATIENCE, ROOT, Cable, eventually, find_browser
-from tests.ports import LOOPBACK
+from tests.endtoend.stage import (
+    BROWSER_FLAGS,
+    PATIENCE,
+    ROOT,
+    Cable,
+    Daemon,
+    eventually,
+    find_browser,
+)
+from tests.ports import LOOPBACK, free_port
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
@@ -350,3 +359,21 @@ def test_the_guide_is_reached():
         text = (ROOT / name).read_text("utf-8")
         assert "(docs/integrate.md)" in text
         assert "(docs/events.md)" in text
+
+
+def test_a_telephone_at_which_the_same_happens(tmp_path):
+    """`twistd mxsim --play`, as docs/simulator.md shows it, plays that script by itself."""
+    (command,) = [block for block in indented("docs/simulator.md") if "--play" in block]
+    _, foreground, *arguments = command.split()
+    assert (foreground, arguments[0]) == ("-n", "mxsim")
+    port = free_port()
+    options = ("--port", "0", "--control", f"tcp:{port}")
+    with Daemon(tmp_path, *arguments, *options):
+        calls = eventually(lambda: ask(port, "/calls")["calls"])
+    assert [party["number"] for party in calls[0]["parties"]] == ["12025550104", "3095"]
+
+
+def ask(port, path):
+    """Give what the control API shows."""
+    with urllib.request.urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=PATIENCE) as response:
+        return json.load(response)
