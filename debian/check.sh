@@ -18,14 +18,22 @@ say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'deb-check: %s\n' "$*" >&2; exit 1; }
 inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
     ${http_proxy+http_proxy="$http_proxy"} "$@"; }
-as_service() { chroot --userspec=mxflex:mxflex "$root" env -i PATH=/usr/bin:/bin "$@"; }
+start() {
+    # Not a function in the background: the number would be that of a shell around it.
+    chroot "$@" &
+    pids="$! $pids"
+}
 eventually() {
     for _ in $(seq 300); do if "$@" > /dev/null 2>&1; then return; fi; sleep 0.2; done
     fail "in vain: $*"
 }
 pids=
-finish() { for pid in $pids; do kill "$pid" 2> /dev/null || true; done; }
-trap finish EXIT
+trap 'for pid in $pids; do kill "$pid" || true; done' EXIT
+for taken in "$port" "$mx_port" "$monitor_port"; do
+    if curl -s "telnet://127.0.0.1:$taken" < /dev/null; then
+        fail "somebody listens at port $taken; name others with MXFLEX_CHECK_PORT"
+    fi
+done
 
 say lintian
 lintian --allow-root --fail-on error "$package"
@@ -59,26 +67,31 @@ cat > "$root/tmp/scenario.yaml" << END
 company: {server: {login: mxflex, password: swordfish}}
 users: [{ext: "3095", login: anna, password: secret}]
 END
-inside /usr/lib/mxflex/bin/twistd --nodaemon --pidfile= mxsim --port $mx_port \
-    --scenario /tmp/scenario.yaml > "$root/tmp/mxsim.log" 2>&1 &
-pids="$pids $!"
+start "$root" /usr/lib/mxflex/bin/twistd --nodaemon --pidfile= mxsim --port $mx_port \
+    --scenario /tmp/scenario.yaml > "$root/tmp/mxsim.log" 2>&1
 eventually grep -q "simulated MX listens" "$root/tmp/mxsim.log"
 inside mxflex --check-config
 # What systemd does with LoadCredential= and WorkingDirectory=.
 inside install -D -o mxflex -m 400 /etc/mxflex/mx-password /run/credentials/mx-password
-start=$(sed -n 's/^ExecStart=//p' "$unit")
+command=$(sed -n 's/^ExecStart=//p' "$unit")
 folder=$(sed -n 's/^WorkingDirectory=//p' "$unit")
-as_service MXFLEX_MX_PASSWORD_FILE=/run/credentials/mx-password PYTHONDONTWRITEBYTECODE=1 \
+start --userspec=mxflex:mxflex "$root" env -i PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 \
+    MXFLEX_MX_PASSWORD_FILE=/run/credentials/mx-password \
     MXFLEX_MONITOR_LISTEN="tcp:$monitor_port:interface=127.0.0.1" \
-    sh -c "cd $folder && exec $start" > "$root/tmp/mxflex.log" 2>&1 &
-pids="$pids $!"
+    sh -c "cd $folder && exec $command" > "$root/tmp/mxflex.log" 2>&1
 eventually curl -sf "http://127.0.0.1:$monitor_port/readyz"
 curl -sf "http://localhost:$port/" | grep -q '<html' || fail "there is no page"
 curl -sf "http://localhost:$port/api/login" -d login=anna -d password=secret | grep -q access_token \
     || fail "nobody can log in"
 if grep -E 'Traceback|plugin cache| critical ' "$root/tmp/mxflex.log"; then fail "see above"; fi
-finish
-wait
+for pid in $pids; do
+    kill "$pid"
+    status=0
+    wait "$pid" || status=$?
+    # 143: once it has stopped in order, twistd dies of the signal.
+    [ "$status" = 143 ] || fail "a daemon ended with $status"
+done
+pids=
 
 say upgrade
 inside apt-get install -q -y --reinstall /tmp/mxflex.deb
