@@ -98,6 +98,20 @@ class Listeners:
         return list(self._listeners)
 
 
+class Observer(Protocol):
+    """Hears of each event once, whoever listens. It may not block, raise, or publish an event."""
+
+    def event(self, topic: Topic | None, ext: str | None, name: str, data: bytes) -> None:
+        """Take note of an event.
+
+        Args:
+            topic: What it is about; None for a gap in all topics.
+            ext: Whose it is; None for one of all extensions.
+            name: The event's name for clients.
+            data: Its content, one line of JSON.
+        """
+
+
 class Encoder(Protocol):
     """Writes an event as the bytes of a stream."""
 
@@ -225,6 +239,7 @@ class Hub:
         self.sent = 0
         self.durations = Durations(FAN_OUT_BOUNDS)
         self._ids = Ids()
+        self._observers: list[Observer] = []
         self._extensions: dict[str, _Extension] = {}
         self._topics = {
             topic: self._channel(self._next_id(), shared=True)
@@ -342,6 +357,17 @@ class Hub:
 
     # --- Events -------------------------------------------------------------------------------
 
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of each event from now on."""
+        self._observers.append(observer)
+
+    def _tell(self, topic: Topic | None, ext: str | None, name: str, data: bytes) -> None:
+        for observer in self._observers:
+            try:
+                observer.event(topic, ext, name, data)
+            except Exception:
+                log.failure("an observer of events failed")
+
     def publish(self, ext: str, name: str, data: bytes) -> None:
         """Give an event of an extension to its streams, and keep it.
 
@@ -353,6 +379,7 @@ class Hub:
         extension = self._extensions.get(ext)
         if extension is not None:
             self._put(extension.calls, self._write(name, data))
+            self._tell(Topic.CALLS, ext, name, data)
 
     def announce(self, topic: Topic, name: str, data: bytes) -> None:
         """Give an event of a topic that all extensions share to its streams, and keep it.
@@ -363,6 +390,7 @@ class Hub:
             data: Its content, one line of JSON.
         """
         self._put(self._topics[topic], self._write(name, data))
+        self._tell(topic, None, name, data)
 
     def announce_state(self, topic: Topic, name: str, data: bytes) -> None:
         """Give the state of a topic to its streams: now as an event, to later ones at their start.
@@ -382,6 +410,7 @@ class Hub:
             event = self._write(name, data)
             channel.state = _State(event.id, name, data)
             self._put(channel, event)
+            self._tell(topic, None, name, data)
 
     def publish_gap(self, reason: str, since: float, only: str | None = None) -> None:
         """Tell every stream that events are lost, whatever its topics.
@@ -398,10 +427,14 @@ class Hub:
                 event = self._write(GAP, data)
                 for channel in extension.channels:
                     self._put(channel, event)
+        if only is None or only in self._extensions:
+            self._tell(None, only, GAP, data)
 
     def announce_gap(self, topic: Topic, reason: str, since: float) -> None:
         """Tell the streams of a topic that events of it are lost; see `publish_gap`."""
-        self._put(self._topics[topic], self._write(GAP, self._gap(reason, since)))
+        data = self._gap(reason, since)
+        self._put(self._topics[topic], self._write(GAP, data))
+        self._tell(topic, None, GAP, data)
 
     def _write(self, name: str, data: bytes) -> StreamEvent:
         event_id = self._next_id()

@@ -42,6 +42,19 @@ class Turn:
             act()
 
 
+class Observer:
+    """Keeps what it is told; `fails` makes it raise."""
+
+    def __init__(self):
+        self.told = []
+        self.fails = False
+
+    def event(self, topic, ext, name, data):
+        self.told.append((topic, ext, name, data))
+        if self.fails:
+            fail()
+
+
 class House:
     """A hub with one extension, whose events go out when a turn ends."""
 
@@ -605,3 +618,41 @@ class Topics(RuleBasedStateMachine):
 TestTopicsMachine = Topics.TestCase
 # A row of several things on one stream is rare among all that may happen.
 TestTopicsMachine.settings = settings(max_examples=400)
+
+
+def test_observers_hear_of_each_event_once():
+    """However many streams there are, an observer is told of an event, a state or a gap once."""
+    house, observer = House(), Observer()
+    house.hub.observe(observer)
+    house.join(CALLS, CONTACTS)
+    house.join(CALLS)
+    house.hub.publish("3095", "DeliveredEvent", b"1")
+    house.hub.publish("3044", "DeliveredEvent", b"nobody's")
+    house.hub.announce(CONTACTS, "ContactEvent", b"2")
+    for state in (UP, UP, DOWN):
+        house.hub.announce_state(STATUS, "status", state)
+    house.hub.publish_gap("mx-down", NOW)
+    house.hub.publish_gap("mx-down", NOW, "3095")
+    house.hub.publish_gap("mx-down", NOW, "3044")
+    house.hub.announce_gap(CONTACTS, "mx-down", NOW)
+    data = gap("mx-down", NOW)
+    assert observer.told == [
+        (CALLS, "3095", "DeliveredEvent", b"1"),
+        (CONTACTS, None, "ContactEvent", b"2"),
+        (STATUS, None, "status", DOWN),
+        (None, None, "gap", data),
+        (None, "3095", "gap", data),
+        (CONTACTS, None, "gap", data),
+    ]
+
+
+def test_an_observer_that_fails():
+    """An observer with a bug keeps nobody else from an event."""
+    house, bad, good = House(), Observer(), Observer()
+    bad.fails = True
+    for observer in (bad, good):
+        house.hub.observe(observer)
+    stream = house.join(CALLS)
+    house.hub.publish("3095", "DeliveredEvent", b"1")
+    house.turn.end()
+    assert len(good.told) == len(stream.received) == 1
