@@ -1,7 +1,8 @@
 """Which extensions are watched, for whose sake, and until when.
 
 An extension is watched from the login of its user until the logout, or until its last token has
-ended and no stream is open any more. A token from before a restart starts the watching again.
+ended and no stream is open any more. A token from before a restart starts the watching again. What
+a webhook names is watched for as long as the daemon runs, whoever comes and goes.
 """
 
 from __future__ import annotations
@@ -65,12 +66,20 @@ class Sessions:
         self._hub = hub
         self._calls = calls
         self._sessions: dict[str, _Session] = {}
+        # What is watched for the sake of webhooks.
+        self._held: set[str] = set()
         # Whose user has logged out since the start, and not in again. Only a token can log out, so
         # there are never more of them than extensions of the MX.
         self._logged_out: set[str] = set()
         # The starts of monitors that old tokens wait for.
         self._resuming: dict[str, set[Deferred[None]]] = {}
         self._stopped = False
+
+    def hold(self, ext: str) -> None:
+        """Watch an extension from now on, as soon as the MX lets it, whoever logs in and out."""
+        self._held.add(ext)
+        self._open(ext)
+        self._monitors.want(ext)
 
     async def open(self, ext: str, expires_at: float) -> None:
         """Watch an extension, at least until a token of it ends.
@@ -145,7 +154,7 @@ class Sessions:
             yield
             self._check_running()
         except BaseException as error:
-            if ext not in self._sessions:
+            if ext not in self._sessions and ext not in self._held:
                 self._hub.close(ext)
                 self._calls.forget(ext)
             if isinstance(error, MXError) and not isinstance(error, (MXUnavailable, MXTimeout)):
@@ -204,6 +213,10 @@ class Sessions:
         if session is not None:
             session.stop_timer()
         self._hub.close(ext)
+        if ext in self._held:
+            # Its streams have ended, and its history; its calls go on.
+            self._hub.open(ext)
+            return
         self._calls.forget(ext)
         await self._monitors.stop(ext)
 

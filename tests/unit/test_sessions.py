@@ -815,6 +815,100 @@ class TestTokens:
         assert len(stream.received) == 1
 
 
+class TestHeld:
+    """What a webhook names is watched whoever comes and goes."""
+
+    def test_watched_as_soon_as_the_mx_is_there(self):
+        """It is watched from the first connection on, without a login."""
+        gateway = Gateway(reachable=False)
+        gateway.sessions.hold(ME)
+        assert gateway.watched == []
+        gateway.mx.reachable = True
+        gateway.pass_time(10)
+        assert gateway.watched == [ME]
+        gateway.stop()
+
+    def test_after_an_outage(self):
+        """It is watched again after an outage, and when the MX refused at first."""
+        gateway = Gateway(reachable=False)
+        gateway.sessions.hold(ME)
+        gateway.mx.hold.add(MonitorStart)
+        gateway.mx.reachable = True
+        gateway.pass_time(1)
+        gateway.mx.answer(CSTAError(text="invalidDeviceID"))
+        gateway.mx.hold.clear()
+        gateway.pass_time(20)
+        assert gateway.watched == [ME]
+        gateway.mx.lose()
+        gateway.pass_time(20)
+        assert gateway.watched == [ME]
+        gateway.stop()
+
+    def held(self):
+        gateway = Gateway(reachable=False)
+        gateway.sessions.hold(ME)
+        gateway.mx.reachable = True
+        gateway.pass_time(10)
+        gateway.mx.commands.clear()
+        return gateway
+
+    def test_needs_a_login_all_the_same(self):
+        """That it is watched lets nobody see its events, and old tokens as ever."""
+        gateway = self.held()
+        with pytest.raises(NotMonitored):
+            gateway.stream()
+        assert gateway.resume().called
+        gateway.stream()
+        gateway.stop()
+
+    def test_a_logout_ends_streams_alone(self):
+        """A logout ends the streams and forgets the history; monitor and calls stay."""
+        gateway = self.held()
+        assert gateway.open().called
+        stream = gateway.stream()
+        gateway.ring()
+        assert len(stream.received) == 1
+        calls = gateway.calls._registry.calls(ME)
+        assert len(calls) == 1
+        gateway.close()
+        assert stream.ended == 1
+        assert gateway.watched == [ME]
+        assert gateway.mx.count(MonitorStop) == gateway.mx.count(MonitorStart) == 0
+        assert gateway.calls._registry.calls(ME) == calls
+        with pytest.raises(NotMonitored):
+            gateway.stream()
+        failure_of(gateway.resume()).trap(NotMonitored)
+        assert gateway.hub.is_open(ME)
+        assert gateway.open().called
+        # Nothing from before the logout.
+        assert [b"unknown" in each for each in gateway.stream(last_event_id=0).backlog.frames] == [
+            True
+        ]
+        gateway.stop()
+
+    def test_the_last_token_ends(self):
+        """The end of the last token changes nothing."""
+        gateway = self.held()
+        assert gateway.open(lifetime=60).called
+        gateway.pass_time(120)
+        assert gateway.watched == [ME]
+        assert gateway.hub.is_open(ME)
+        gateway.stop()
+
+    def test_a_login_that_fails(self):
+        """A login during an outage that fails does not end the watching either."""
+        gateway = self.held()
+        gateway.mx.reachable = False
+        gateway.mx.lose()
+        gateway.pass_time(10)
+        failure_of(gateway.open()).trap(MXUnavailable)
+        assert gateway.hub.is_open(ME)
+        gateway.mx.reachable = True
+        gateway.pass_time(20)
+        assert gateway.watched == [ME]
+        gateway.stop()
+
+
 class TestEnd:
     """The daemon stops."""
 
