@@ -16,10 +16,11 @@ COPY --from=build /opt/mxflex /opt/mxflex
 COPY contrib/container.yaml /etc/mxflex/mxflex.yaml
 ENV PYTHONDONTWRITEBYTECODE=1 \
     MXFLEX_ACME_STORAGE=/var/lib/mxflex/certs \
+    MXFLEX_DELIVERY_STORAGE=/var/lib/mxflex/webhooks.db \
     MXFLEX_MONITOR_LISTEN=tcp:9464:interface=127.0.0.1
 # The folder html is looked for here.
 WORKDIR /opt/mxflex/share/mxflex
-# A certificate by ACME, and the key of the account.
+# A certificate by ACME, the key of the account, and what waits for the receivers of webhooks.
 VOLUME ["/var/lib/mxflex"]
 EXPOSE 8080
 USER 10001:10001

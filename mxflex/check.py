@@ -92,6 +92,8 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
         "listen_http": plain_endpoints(config),
         "monitor.listen": config.monitor.listen,
     }
+    if config.webhooks:
+        steps.append(_Step(f"queue {config.delivery.storage}", partial(_try_queue, config)))
     steps += [
         _Step(f"port {each}", partial(_try_port, each, key, reactor))
         for key, endpoints in ports.items()
@@ -164,6 +166,15 @@ async def _try_storage(config: Config) -> str:
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"{there} cannot be written to")
     return "can be written to" if there is folder else "does not exist yet, and can be made"
+
+
+async def _try_queue(config: Config) -> str:
+    # As above: only looked at.
+    file = Path(config.delivery.storage)
+    there = file if file.exists() else file.absolute().parent
+    if not os.access(there, os.W_OK | (0 if there is file else os.X_OK)):
+        raise ValueError(f"{there} cannot be written to")
+    return "can be written to" if there is file else "does not exist yet, and can be made"
 
 
 async def _try_stored_certificate(config: Config, reactor: Any) -> str:

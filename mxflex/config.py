@@ -40,6 +40,31 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 16
 # RFC 7518, 3.2: a key for HS256 has at least the 256 bits of the hash.
 MIN_TOKEN_KEY_BYTES: Final = 32
+# Standard Webhooks 1.0.0, "Signature scheme": a secret has 24 to 64 bytes.
+MIN_SECRET_BYTES: Final = 24
+MAX_SECRET_BYTES: Final = 64
+WHSEC: Final = "whsec_"
+# Each looks at each event, and has connections of its own.
+MAX_WEBHOOKS: Final = 32
+
+# What a webhook may be about, as `mxflex.gateway.hub.Topic` has them, and the events by name.
+TOPICS: Final = ("calls", "contacts", "status")
+EVENTS: Final = (
+    "ConnectionClearedEvent",
+    "ContactEvent",
+    "DeliveredEvent",
+    "DivertedEvent",
+    "EstablishedEvent",
+    "FailedEvent",
+    "HeldEvent",
+    "NetworkReachedEvent",
+    "OriginatedEvent",
+    "ParkedEvent",
+    "RecordingStateEvent",
+    "RetrievedEvent",
+    "ServiceInitiatedEvent",
+    "TransferredEvent",
+)
 TLS_VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
 LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
@@ -221,6 +246,61 @@ class LogSettings:
 
 
 @attrs.frozen(kw_only=True)
+class WebhookSettings:
+    """Where events are posted to.
+
+    Attributes:
+        name: What it is called in figures, logs and answers.
+        url: Where; it may hold a secret.
+        secrets: The keys that sign, the newest first.
+        events: Topics, and names of events.
+        extensions: Whose events; they are monitored for its sake. None: of all that are anyhow.
+        ca_file: A file with the CAs that the receiver's certificate may be from, or "".
+        timeout: Seconds that one attempt may take.
+        parallel: Events that may be under way at the same time.
+        headers: Further headers of each request.
+    """
+
+    name: str
+    url: str = attrs.field(repr=False)
+    secrets: tuple[bytes, ...] = attrs.field(repr=False)
+    events: tuple[str, ...] = ("calls",)
+    extensions: tuple[str, ...] | None = None
+    ca_file: str = ""
+    timeout: float = 15.0
+    parallel: int = 8
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class DeliverySettings:
+    """How events wait for the receivers of webhooks.
+
+    Attributes:
+        storage: The file of the queue.
+        max_queued: Events that may wait for one receiver.
+        max_age: Seconds after which an event is given up.
+        max_dead: Given up events that are kept for one receiver.
+    """
+
+    storage: str = "webhooks.db"
+    max_queued: int = 10_000
+    max_age: float = 86_400.0
+    max_dead: int = 1000
+
+
+@attrs.frozen(kw_only=True)
+class AdminSettings:
+    """Who looks after the daemon by the API.
+
+    Attributes:
+        extensions: The extensions whose users may.
+    """
+
+    extensions: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """Everything that `mxflex.service.build` needs to know.
 
@@ -244,6 +324,9 @@ class Config:
         tls: A certificate of one's own.
         monitor: The figures.
         log: The log.
+        webhooks: Where events are posted to.
+        delivery: How events wait for those receivers.
+        admin: Who looks after the daemon.
     """
 
     host: str = "localhost"
@@ -264,12 +347,19 @@ class Config:
     tls: TLSSettings = TLSSettings()
     monitor: MonitorSettings = MonitorSettings()
     log: LogSettings = LogSettings()
+    webhooks: tuple[WebhookSettings, ...] = ()
+    delivery: DeliverySettings = DeliverySettings()
+    admin: AdminSettings = AdminSettings()
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What nobody is to see, as it may be written."""
         eab_key = base64.urlsafe_b64encode(self.acme.eab_key).decode("ascii").rstrip("=")
-        every = (self.mx.password, (self.token.key or b"").decode("utf-8"), eab_key)
+        every = [self.mx.password, (self.token.key or b"").decode("utf-8"), eab_key]
+        for hook in self.webhooks:
+            every += [base64.b64encode(secret).decode("ascii") for secret in hook.secrets]
+            # A short one may be any word, which the log has elsewhere.
+            every += [value for _, value in hook.headers if len(value) >= MIN_SECRET_BYTES]
         return tuple(filter(None, every))
 
     @property
@@ -864,6 +954,159 @@ def _word(item: _Item, words: tuple[str, ...]) -> str:
     return text
 
 
+def _extensions(item: _Item) -> tuple[str, ...]:
+    wanted = 'an extension in quotes, such as "3095"'
+    entries = [_text(entry, wanted).strip() for entry in _list(item, "extensions")]
+    return tuple(dict.fromkeys(entries))
+
+
+# --- Webhooks -------------------------------------------------------------------------------------
+
+
+def _webhooks(item: _Item, read_file: ReadFile) -> tuple[WebhookSettings, ...]:
+    if item.in_environment:
+        wrong = item.wrong("expected JSON, as the list would stand in the file")
+        try:
+            item = attrs.evolve(item, raw=json.loads(str(item.raw)), in_environment=False)
+        except (ValueError, RecursionError):
+            raise wrong from None
+    entries = _list(item, "webhooks, each with name, url and secret")
+    if len(entries) > MAX_WEBHOOKS:
+        raise item.wrong(f"expected {MAX_WEBHOOKS} webhooks at the most")
+    hooks = [_webhook(entry, read_file) for entry in entries]
+    names = [hook.name for hook in hooks]
+    for entry, name in zip(entries, names, strict=True):
+        if names.count(name) > 1:
+            raise attrs.evolve(entry, key=f"{entry.key}.name").wrong("expected another name each")
+    return tuple(hooks)
+
+
+def _webhook(entry: _Item, read_file: ReadFile) -> WebhookSettings:
+    given = entry.raw
+    if not isinstance(given, dict):
+        raise entry.wrong("expected keys such as name, url and secret")
+    values = {}
+    for name, raw in given.items():
+        kind = _WEBHOOK_KINDS.get(name)
+        if kind is None:
+            close = difflib.get_close_matches(_shown(name), _WEBHOOK_KINDS, n=1, cutoff=0.75)
+            hint = f"did you mean {close[0]}?" if close else "docs/webhooks.md shows all there are"
+            raise ConfigError(entry.source, f"{entry.key}.{_shown(name)}", f"unknown key; {hint}")
+        values[name] = kind.read(_Item(entry.source, f"{entry.key}.{name}", raw), read_file)
+    for name, expected in _REQUIRED_OF_WEBHOOKS.items():
+        if name not in values and not (name == "secret" and "secret_file" in values):
+            raise ConfigError(entry.source, f"{entry.key}.{name}", expected)
+    if "secret" in values and "secret_file" in values:
+        expected = "secret is given too; keep one of the two"
+        raise ConfigError(entry.source, f"{entry.key}.secret_file", expected)
+    both = [values.pop(name) for name in ("secret", "secret_file") if name in values]
+    return WebhookSettings(secrets=both[0], **values)
+
+
+_HOOK_NAME = "[a-z0-9][a-z0-9_-]{0,39}"
+_HOOK_URL = r"(https?)://([^/?#\s]+)((?:[/?][!\"$-~]*)?)"
+
+
+def _hook_name(item: _Item) -> str:
+    wanted = "a short name of small letters, digits, - and _, such as crm"
+    text = _text(item, wanted)
+    if not re.fullmatch(_HOOK_NAME, text):
+        raise item.wrong(f"expected {wanted}")
+    return text
+
+
+def _hook_url(item: _Item) -> str:
+    wanted = "a URL such as https://crm.example.com/events"
+    text = _text(item, wanted).strip()
+    match = re.fullmatch(_HOOK_URL, text, re.IGNORECASE)
+    if match is None:
+        raise item.wrong(f"expected {wanted}")
+    scheme, netloc, rest = match.groups()
+    if "@" in netloc:
+        raise item.wrong("expected a URL without name and password; put them into headers")
+    address = _address(attrs.evolve(item, raw=netloc), wanted)
+    host = f"[{address.host}]" if ":" in address.host else address.host.lower()
+    port = "" if address.port is None else f":{address.port}"
+    return f"{scheme.lower()}://{host}{port}{rest if rest.startswith('/') else f'/{rest}'}"
+
+
+def _secret_key(item: _Item) -> bytes:
+    wanted = (
+        f"{WHSEC} and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64,"
+        " such as openssl rand -base64 32 gives"
+    )
+    text = _text(item, wanted).strip()
+    try:
+        key = base64.b64decode(text.removeprefix(WHSEC), validate=True)
+    except ValueError as error:
+        raise item.wrong(f"expected {wanted}") from error
+    long_enough = MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES
+    if not text.startswith(WHSEC) or not long_enough:
+        raise item.wrong(f"expected {wanted}")
+    return key
+
+
+def _secret(item: _Item) -> tuple[bytes, ...]:
+    entries = _list(item, "secrets") if isinstance(item.raw, list) else (item,)
+    if not entries:
+        raise item.wrong("expected at least one secret")
+    return tuple(_secret_key(entry) for entry in entries)
+
+
+def _secret_file(item: _Item, read_file: ReadFile) -> tuple[bytes, ...]:
+    text = _contents(item, _text(item, "the path of a file"), read_file)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise item.wrong("the file should hold secrets, one in each line")
+    return tuple(_secret_key(attrs.evolve(item, raw=line)) for line in lines)
+
+
+def _hook_events(item: _Item) -> tuple[str, ...]:
+    events = []
+    for entry in _list(item, "topics and events"):
+        text = _text(entry, "the name of a topic or an event").strip()
+        if text not in (*TOPICS, *EVENTS):
+            close = difflib.get_close_matches(_shown(text), (*TOPICS, *EVENTS), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"topics are {', '.join(TOPICS)}"
+            raise entry.wrong(f"there is no such topic or event; {hint}")
+        events.append(text)
+    if not events:
+        raise item.wrong("expected at least one topic or event")
+    return tuple(dict.fromkeys(events))
+
+
+def _hook_extensions(item: _Item) -> tuple[str, ...] | None:
+    if item.raw == "all":
+        return None
+    if not isinstance(item.raw, list) or not item.raw:
+        raise item.wrong("expected all, or a list of extensions")
+    return _extensions(item)
+
+
+# RFC 9110, 5.6.2; and what a value may hold, without white space at its ends.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_OWN_HEADERS: Final = frozenset(
+    {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
+)
+
+
+def _headers(item: _Item) -> tuple[tuple[str, str], ...]:
+    if not isinstance(item.raw, dict):
+        raise item.wrong('expected names and values, such as {Authorization: "Bearer …"}')
+    headers = []
+    for name, raw in item.raw.items():
+        entry = _Item(item.source, f"{item.key}.{_shown(name)}", raw)
+        own = name.lower() in _OWN_HEADERS or name.lower().startswith("webhook-")
+        if own or not _HEADER_NAME.fullmatch(name):
+            raise entry.wrong("a header of this name cannot be added")
+        value = _text(entry, "the value of a header").strip()
+        if not _HEADER_VALUE.fullmatch(value):
+            raise entry.wrong("expected the value of a header, in ASCII")
+        headers.append((name, value))
+    return tuple(headers)
+
+
 _Reader = Callable[[_Item, ReadFile], Any]
 
 
@@ -927,6 +1170,53 @@ def _several(pattern: str, reader: Callable[..., Any]) -> _Kind:
 
 _ENDPOINTS: Final = _several(_ENDPOINT, _listen)
 
+_EXTENSIONS: Final = _several(r"\S", _extensions)
+_CA_FILE: Final = _Kind(_LINE, partial(_pem_file, block="CERTIFICATE"))
+_ONE_SECRET: Final = {"type": "string", "pattern": rf"^\s*{WHSEC}[A-Za-z0-9+/]+=*\s*$"}
+
+_WEBHOOK_KINDS: Final[Mapping[str, _Kind]] = {
+    "name": _kind({"type": "string", "pattern": f"^{_HOOK_NAME}$"}, _hook_name),
+    "url": _kind({"type": "string", "pattern": r"^\s*[Hh][Tt]{2}[Pp][Ss]?://\S+\s*$"}, _hook_url),
+    "secret": _kind(
+        {"anyOf": [_ONE_SECRET, {"type": "array", "items": _ONE_SECRET, "minItems": 1}]}, _secret
+    ),
+    "secret_file": _Kind(_LINE, _secret_file),
+    "events": _kind(
+        {"type": "array", "items": {"enum": [*TOPICS, *EVENTS]}, "minItems": 1}, _hook_events
+    ),
+    "extensions": _kind(
+        {
+            "anyOf": [
+                {"const": "all"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        },
+        _hook_extensions,
+    ),
+    "ca_file": _CA_FILE,
+    "timeout": _time(0.1, 300),
+    "parallel": _number(1, 100),
+    "headers": _kind({"type": "object", "additionalProperties": _LINE}, _headers),
+}
+
+_REQUIRED_OF_WEBHOOKS: Final[Mapping[str, str]] = {
+    "name": "required: what the webhook is called, such as crm",
+    "url": "required: where events are posted to",
+    "secret": f"required (or secret_file): what signs, {WHSEC} and base64",
+}
+
+_WEBHOOK_FORM: Final[Mapping[str, Any]] = {
+    "type": ["array", "null"],
+    "maxItems": MAX_WEBHOOKS,
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name", "url"],
+        "oneOf": [{"required": ["secret"]}, {"required": ["secret_file"]}],
+        "properties": {name: kind.form for name, kind in _WEBHOOK_KINDS.items()},
+    },
+}
+
 _KINDS: Final[Mapping[str, _Kind]] = {
     "host": _host("a name or an address, with a port or without"),
     "listen": _ENDPOINTS,
@@ -972,7 +1262,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
         "the URL of an ACME directory, beginning with https://",
     ),
     "acme.storage": _line("the path of a folder"),
-    "acme.ca_file": _Kind(_LINE, partial(_pem_file, block="CERTIFICATE")),
+    "acme.ca_file": _CA_FILE,
     "acme.profile": _line(),
     "acme.eab_kid": _line(),
     "acme.eab_key": _pattern(r"[A-Za-z0-9_-]+=*", _eab_key),
@@ -983,6 +1273,12 @@ _KINDS: Final[Mapping[str, _Kind]] = {
         {"type": "string", "pattern": rf"^\s*{_LEVEL}(\s*,\s*{_LEVEL})*\s*$"}, _levels
     ),
     "log.format": _one_of(LOG_FORMATS),
+    "webhooks": _Kind(_WEBHOOK_FORM, _webhooks),
+    "delivery.storage": _line("the path of a file"),
+    "delivery.max_queued": _number(1, 1_000_000, " of events"),
+    "delivery.max_age": _time(1, 31_536_000),
+    "delivery.max_dead": _number(0, 10_000, " of events"),
+    "admin.extensions": _EXTENSIONS,
 }
 
 # What nobody is to see.
@@ -999,6 +1295,8 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "tls": TLSSettings,
     "monitor": MonitorSettings,
     "log": LogSettings,
+    "delivery": DeliverySettings,
+    "admin": AdminSettings,
 }
 
 
@@ -1017,7 +1315,7 @@ REQUIRED: Final[Mapping[str, str]] = {
 }
 
 
-_PLAIN_KEYS: Final = ("listen", "listen_http", "html", "proxies", "cors")
+_PLAIN_KEYS: Final = ("listen", "listen_http", "html", "proxies", "cors", "webhooks")
 
 # Keys of which neither makes sense without the other.
 _PAIRS: Final = (("tls.certificate", "tls.key"), ("acme.eab_kid", "acme.eab_key"))

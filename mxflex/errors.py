@@ -102,6 +102,10 @@ class CertificateError(MXFlexError):
     """A certificate for the web side cannot be had or used; the service goes on without it."""
 
 
+class StorageError(MXFlexError):
+    """The disk does not do what it should; nothing was changed there."""
+
+
 class RequestError(MXFlexError):
     """The HTTP client asked for something that cannot be answered as it was asked."""
 

@@ -41,6 +41,8 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "tls": "A certificate of one's own, instead of one by ACME.",
     "monitor": "Where those who look after MXFlex find its state and its figures.",
     "log": "What is logged, and how.",
+    "delivery": "How events wait for the receivers of webhooks.",
+    "admin": "Who looks after MXFlex by the API.",
 }
 
 _WORDS: Final[Mapping[str, _Words]] = {
@@ -209,6 +211,32 @@ _WORDS: Final[Mapping[str, _Words]] = {
     "log.format": _Words(
         'Log lines as "text", or as "json": an object a line. The option --log-format wins.'
     ),
+    "webhooks": _Words(
+        "Where events are posted to, signed as Standard Webhooks has it; docs/webhooks.md "
+        "explains each key. `extensions` are monitored from the start, whoever logs in. "
+        "Without it, or with `all`, the events are those of extensions that are monitored "
+        "anyhow.",
+        [
+            {
+                "name": "crm",
+                "url": "https://crm.example.com/events",
+                "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+                "extensions": ["3095"],
+            }
+        ],
+    ),
+    "delivery.storage": _Words(
+        "The file that keeps events until the receivers of webhooks have taken them. Only "
+        "MXFlex may read it."
+    ),
+    "delivery.max_queued": _Words(
+        "Events that may wait for one receiver; what comes beyond is dropped, and told by a `gap`."
+    ),
+    "delivery.max_age": _Words(
+        "Seconds after which an event is given up and becomes a dead letter."
+    ),
+    "delivery.max_dead": _Words("Dead letters that are kept for one receiver."),
+    "admin.extensions": _Words("The extensions whose users may call /api/admin.", ["3095"]),
 }
 
 

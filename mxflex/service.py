@@ -8,9 +8,11 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pem
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from treq.client import HTTPClient
 from twisted.application.internet import StreamServerEndpointService, TimerService
 from twisted.application.service import MultiService, Service
@@ -22,15 +24,23 @@ from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamS
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.resource import IResource
 
 from mxflex.certs.context import ServingCertificate
 from mxflex.certs.files import CertificateFiles
-from mxflex.certs.http import make_http
+from mxflex.certs.http import HTTPSPolicy, make_http
 from mxflex.certs.issuing import CertificateService
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
-from mxflex.config import HTTP_PORT, HTTPS_PORT, AcmeSettings, Config, MXSettings
+from mxflex.config import (
+    HTTP_PORT,
+    HTTPS_PORT,
+    AcmeSettings,
+    Config,
+    MXSettings,
+    WebhookSettings,
+)
 from mxflex.errors import CertificateError, ConfigError
 from mxflex.gateway.admission import Admission
 from mxflex.gateway.calls import CallRegistry, Calls
@@ -54,12 +64,23 @@ from mxflex.mx.tls import PeerPolicy
 from mxflex.mx.verify import LoginCheck
 from mxflex.web.app import Api
 from mxflex.web.audience import SocketAudience
-from mxflex.web.eventjson import encode_call_event, encode_gap, encode_status
+from mxflex.web.eventjson import (
+    encode_call_event,
+    encode_gap,
+    encode_status,
+    encode_webhook,
+    encode_webhook_gap,
+)
 from mxflex.web.eventstream import EventStreams, encode_sse
 from mxflex.web.listings import encode_contact_event
 from mxflex.web.secure import PlainRoot, SecureFactory, SecureSite
 from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
+from mxflex.webhooks.delivery import Receiver
+from mxflex.webhooks.disk import DiskThread
+from mxflex.webhooks.dispatch import Hook, Webhooks
+from mxflex.webhooks.message import Writer
+from mxflex.webhooks.queue import Queue
 
 log = Logger()
 
@@ -74,6 +95,10 @@ STOP_SECONDS = 4.25
 OTHER_FILES = 512
 # How often memory that is free is given back.
 TRIM_SECONDS = 60.0
+# How long a receiver of webhooks may take to accept a connection, and how long one is kept that is
+# not used, in seconds. Servers close theirs after 2 and more.
+CONNECT_SECONDS = 10
+KEEP_SECONDS = 1
 # How endpoints begin whose sockets systemd opens.
 SYSTEMD = "systemd:"
 
@@ -118,6 +143,12 @@ def build(
     link.address_book.listen(directory)
     link.address_book.listen(relay)
     sessions = Sessions(reactor, link.monitors, hub, calls)
+    webhooks = _make_webhooks(config, reactor)
+    if config.webhooks:
+        hub.observe(webhooks)
+    for hook in config.webhooks:
+        for ext in hook.extensions or ():
+            sessions.hold(ext)
     events = config.events
     streams = EventStreams(
         reactor,
@@ -141,6 +172,8 @@ def build(
         calls,
         contacts,
         directory=directory,
+        webhooks=webhooks,
+        admins=frozenset(config.admin.extensions),
         token_in_url=config.token.in_url,
     ).resource()
     if not Path(config.html).is_dir():
@@ -151,6 +184,8 @@ def build(
     daemon.setName("mxflex")
     _OpenFiles(config.events.max_streams).setServiceParent(daemon)
     SpareMemory(reactor).setServiceParent(daemon)
+    # Stopped behind the link, whose last events it saves.
+    webhooks.setServiceParent(daemon)
     link.setServiceParent(daemon)
     streams.setServiceParent(daemon)
     if not config.tls.certificate:
@@ -171,6 +206,7 @@ def build(
             link=link,
             commands=dialer.figures,
             certificate=certificate,
+            webhooks=webhooks,
         )
         monitor = MonitorSite(Health(clock, link, certificate), make_registry(sources), reactor)
         for description in config.monitor.listen:
@@ -239,15 +275,70 @@ def make_acme_http(acme: AcmeSettings, reactor: IReactorTime) -> HTTPClient:
     Raises:
         ConfigError: The CA file has no certificates.
     """
-    trust = platformTrust()
-    if acme.ca_file:
-        try:
-            trust = trustRootFromCertificates(
-                [Certificate.loadPEM(each.as_bytes()) for each in pem.parse_file(acme.ca_file)]
-            )
-        except SSL.Error as error:
-            raise ConfigError(acme.ca_file, "acme.ca_file", "expected certificates") from error
-    return make_http(reactor, trust)
+    return make_http(reactor, _trust(acme.ca_file, "acme.ca_file"))
+
+
+def _trust(ca_file: str, key: str) -> Any:
+    """Give the CAs of a file, or those of this system where none is named.
+
+    Raises:
+        ConfigError: The file has no certificates.
+    """
+    if not ca_file:
+        return platformTrust()
+    try:
+        return trustRootFromCertificates(
+            [
+                Certificate.loadPEM(each.as_bytes())
+                for each in pem.parse_file(ca_file)
+                if isinstance(each, pem.Certificate)
+            ]
+        )
+    except (SSL.Error, crypto.Error) as error:
+        raise ConfigError(ca_file, key, "expected certificates") from error
+
+
+def _make_webhooks(config: Config, reactor: Any) -> Webhooks:
+    """Make whoever posts events to receivers elsewhere; without webhooks it does nothing.
+
+    Raises:
+        ConfigError: A CA file has no certificates.
+    """
+    hooks = [Hook(each, make_receiver(each, reactor)) for each in config.webhooks]
+    for each in config.webhooks:
+        if each.url.startswith("http:") and not _is_here(each.url):
+            log.warn("webhook {name} goes out without TLS: anybody can read it", name=each.name)
+    delivery = config.delivery
+    queue = Queue(
+        Path(delivery.storage),
+        config.webhooks,
+        max_queued=delivery.max_queued,
+        max_age=delivery.max_age,
+        max_dead=delivery.max_dead,
+        gap=encode_webhook_gap,
+    )
+    return Webhooks(reactor, DiskThread(reactor), queue, Writer(encode_webhook), hooks=hooks)
+
+
+def make_receiver(hook: WebhookSettings, reactor: IReactorTime) -> Receiver:
+    """Make what posts to the receiver of a webhook.
+
+    Raises:
+        ConfigError: The CA file has no certificates.
+    """
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = hook.parallel
+    pool.cachedConnectionTimeout = KEEP_SECONDS
+    # What was sent may have arrived: that is for the queue to decide.
+    pool.retryAutomatically = False
+    policy = HTTPSPolicy(_trust(hook.ca_file, "webhooks"))
+    agent = Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool)
+    return Receiver(reactor, agent, hook, pool.closeCachedConnections)
+
+
+def _is_here(url: str) -> bool:
+    """Tell whether a URL leads to this machine itself."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def make_dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:

@@ -38,14 +38,14 @@ def make_http(reactor: IReactorTime, trust: Any) -> HTTPClient:
         trust: The CAs that may have signed the server's own certificate, as Twisted's
             `platformTrust` and `trustRootFromCertificates` give them.
     """
-    return HTTPClient(Agent(reactor, _Policy(trust), connectTimeout=CONNECT_SECONDS))
+    return HTTPClient(Agent(reactor, HTTPSPolicy(trust), connectTimeout=CONNECT_SECONDS))
 
 
 # --- Whom it takes for the CA ---------------------------------------------------------------------
 
 
 @implementer(IPolicyForHTTPS)
-class _Policy:
+class HTTPSPolicy:
     """Trusts servers that show a certificate for their name by one of the CAs.
 
     Args:

@@ -1,7 +1,8 @@
 """The figures of the daemon for Prometheus.
 
 They are read from the objects that they are about when somebody asks; between, an event costs no
-more than a few additions. No label has more values than there are names in this program.
+more than a few additions. No label has more values than there are names in this program, or
+webhooks in its configuration.
 
 Source: docs/monitoring.md lists them all.
 """
@@ -30,6 +31,7 @@ from mxflex.measures import Durations
 from mxflex.mx.link import LinkState, ServerLink
 from mxflex.mx.protocol import CommandFigures
 from mxflex.web.eventstream import EventStreams
+from mxflex.webhooks.dispatch import Webhooks
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +46,7 @@ class Sources:
         link: The server connection.
         commands: How the MX answers.
         certificate: What HTTPS shows; None without HTTPS.
+        webhooks: Where events are posted to.
     """
 
     streams: EventStreams
@@ -53,6 +56,7 @@ class Sources:
     link: ServerLink
     commands: CommandFigures
     certificate: ServingCertificate | None
+    webhooks: Webhooks
 
 
 def make_registry(sources: Sources) -> CollectorRegistry:
@@ -80,6 +84,7 @@ class DaemonCollector(Collector):
         yield from self._link()
         yield from self._commands()
         yield from self._certificate()
+        yield from self._webhooks()
 
     def _streams(self) -> Iterator[Metric]:
         streams = self._of.streams
@@ -179,6 +184,68 @@ class DaemonCollector(Collector):
             "When the certificate that HTTPS shows ends, in seconds since the epoch.",
             serving.certificate.not_valid_after_utc.timestamp(),
         )
+
+    def _webhooks(self) -> Iterator[Metric]:
+        hooks = self._of.webhooks.hooks
+        if not hooks:
+            return
+        of = hooks.items()
+        yield _gauge(
+            "mxflex_webhook_queued",
+            "Messages that wait for their receiver, by webhook.",
+            {name: hook.state.queued for name, hook in of},
+            "webhook",
+        )
+        yield _gauge(
+            "mxflex_webhook_dead",
+            "Messages that were given up, and are kept, by webhook.",
+            {name: hook.state.dead for name, hook in of},
+            "webhook",
+        )
+        yield _gauge(
+            "mxflex_webhook_failing",
+            "Whether the latest attempts have failed, by webhook.",
+            {name: int(hook.failing_since is not None) for name, hook in of},
+            "webhook",
+        )
+        yield _gauge(
+            "mxflex_webhook_disabled",
+            "Whether the receiver wants nothing any more, by webhook.",
+            {name: int(hook.state.disabled is not None) for name, hook in of},
+            "webhook",
+        )
+        yield _counter(
+            "mxflex_webhook_delivered",
+            "Messages that their receivers have, by webhook.",
+            {name: hook.delivered for name, hook in of},
+            "webhook",
+        )
+        yield _counter(
+            "mxflex_webhook_failed",
+            "Attempts that failed, by webhook.",
+            {name: hook.failed for name, hook in of},
+            "webhook",
+        )
+        yield _counter(
+            "mxflex_webhook_dropped",
+            "Messages that found no room in the queue, by webhook.",
+            {name: hook.dropped for name, hook in of},
+            "webhook",
+        )
+        yield _counter(
+            "mxflex_webhook_died",
+            "Messages that were given up, by webhook.",
+            {name: hook.died for name, hook in of},
+            "webhook",
+        )
+        durations = HistogramMetricFamily(
+            "mxflex_webhook_delivery_seconds",
+            "From an event until its receiver has it.",
+            labels=("webhook",),
+        )
+        for name, hook in of:
+            durations.add_metric([name], _buckets(hook.durations), hook.durations.total)
+        yield durations
 
 
 _Values = float | Mapping[str, int]

@@ -5,9 +5,11 @@ Source: docs/api.md has every route, field and error.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from klein import Klein
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
@@ -16,7 +18,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import NotFound
 from werkzeug.http import parse_accept_header
 
-from mxflex.errors import BadRequest, NotAcceptable
+from mxflex.errors import BadRequest, Forbidden, NotAcceptable
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.directory import Directory
@@ -28,12 +30,15 @@ from mxflex.web.access import check_body, find_ticket, find_token
 from mxflex.web.docs import FILES, send_file, send_page
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.fields import Fields, read_body, read_list, read_query
-from mxflex.web.listings import ContactList, encode_calls, send_contacts
+from mxflex.web.listings import ContactList, encode_calls, encode_webhooks, send_contacts
 from mxflex.web.openapi import document
 from mxflex.web.render import send_failure, send_json, send_nothing, send_tagged
 from mxflex.web.routes import Routes
 from mxflex.web.site import Request as SiteRequest
+from mxflex.webhooks.dispatch import Webhooks
 from mxflex.wire.codec import ConnectionID
+
+log = Logger()
 
 EVENT_STREAM = "text/event-stream"
 # More digits than any id of ours has.
@@ -52,6 +57,8 @@ class Api:
         calls: Call control.
         contacts: The address book.
         directory: Finds people in it.
+        webhooks: Where events are posted to.
+        admins: The extensions whose users look after the daemon.
         token_in_url: Whether a token may stand in the URL.
     """
 
@@ -66,6 +73,8 @@ class Api:
         contacts: Contacts,
         *,
         directory: Directory,
+        webhooks: Webhooks,
+        admins: frozenset[str],
         token_in_url: bool,
     ) -> None:
         self._logins = logins
@@ -74,6 +83,8 @@ class Api:
         self._calls = calls
         self._contacts = ContactList(contacts)
         self._directory = directory
+        self._webhooks = webhooks
+        self._admins = admins
         self._token_in_url = token_in_url
         self._document = document(token_in_url=token_in_url)
 
@@ -240,6 +251,55 @@ class Api:
         identity, fields = self._identify(request), read_body(request)
         await self._calls.stop_recording(identity, _connection(fields))
         send_nothing(request)
+
+    # --- For those who look after the daemon --------------------------------------------------
+
+    def _admit(self, request: Request) -> Identity:
+        """Give who asks, if that is somebody who looks after the daemon."""
+        identity = self._identify(request)
+        if identity.ext not in self._admins:
+            raise Forbidden("this is for the administrators of MXFlex alone")
+        return identity
+
+    @app.route("/admin/webhooks", methods=["GET"])
+    async def webhooks(self, request: Request) -> bytes:
+        """Tell how the webhooks stand."""
+        self._admit(request)
+        return send_json(request, encode_webhooks(await self._webhooks.status()))
+
+    @app.route("/admin/webhooks/retry", methods=["POST"])
+    async def retry_webhook(self, request: Request) -> bytes:
+        """Send dead letters again."""
+        return await self._act_on_webhook(request, "retried", self._webhooks.retry)
+
+    @app.route("/admin/webhooks/discard", methods=["POST"])
+    async def discard_webhook(self, request: Request) -> bytes:
+        """Throw dead letters away."""
+        return await self._act_on_webhook(request, "discarded", self._webhooks.discard)
+
+    @app.route("/admin/webhooks/enable", methods=["POST"])
+    async def enable_webhook(self, request: Request) -> None:
+        """Send events again to a receiver that wanted no more."""
+        identity, fields = self._admit(request), read_body(request)
+        name = fields.required("webhook", "webhook required")
+        await self._webhooks.enable(name)
+        log.info("webhook {name}: enabled by {ext}", name=name, ext=identity.ext)
+        send_nothing(request)
+
+    async def _act_on_webhook(
+        self, request: Request, done: str, act: Callable[[str, str | None], Awaitable[int]]
+    ) -> bytes:
+        identity, fields = self._admit(request), read_body(request)
+        name = fields.required("webhook", "webhook required")
+        count = await act(name, fields.text("id") or None)
+        log.info(
+            "webhook {name}: {count} dead letters {done} by {ext}",
+            name=name,
+            count=count,
+            done=done,
+            ext=identity.ext,
+        )
+        return send_json(request, {done: count})
 
     # --- Documentation ------------------------------------------------------------------------
 

@@ -193,17 +193,40 @@ def encode_call_event(ext: str, event: CallEvent) -> tuple[str, bytes] | None:
     return name, orjson.dumps(data, default=_cad)
 
 
-def encode_gap(reason: str, since: float | None) -> bytes:
+def encode_gap(reason: str, since: float | None, dropped: int = 0) -> bytes:
     """Give the content of a `gap` event.
 
     Args:
-        reason: `unknown-id`, `expired` or `mx-down`.
+        reason: `unknown-id`, `expired` or `mx-down`; see docs/webhooks.md for those of webhooks.
         since: From when on events are missing, in seconds since the epoch; None when unknown.
+        dropped: How many are, where that is known.
     """
     data: dict[str, Any] = {"reason": reason}
     if since is not None:
         data["since"] = timestamp(since)
+    if dropped:
+        data["dropped"] = dropped
     return orjson.dumps(data)
+
+
+def encode_webhook(name: str, at: float, data: bytes) -> bytes:
+    """Give the body that is posted to a webhook (Standard Webhooks 1.0.0, "Payload structure").
+
+    Args:
+        name: The event's name.
+        at: When it happened, in seconds since the epoch.
+        data: Its content, one line of JSON.
+    """
+    return b'{"type":"%s","timestamp":"%s","data":%s}' % (
+        name.encode("ascii"),
+        timestamp(at).encode("ascii"),
+        data,
+    )
+
+
+def encode_webhook_gap(reason: str, at: float, since: float, dropped: int) -> bytes:
+    """Give the body that tells a webhook of events that it does not get; see `encode_gap`."""
+    return encode_webhook("gap", at, encode_gap(reason, since, dropped))
 
 
 def encode_status(up: bool) -> bytes:

@@ -1,6 +1,6 @@
-"""The JSON of the address book, of its changes, and of the calls.
+"""The JSON of the address book, of its changes, of the calls, and of the webhooks.
 
-Source: docs/api.md, "Contacts", "Contact events" and "Calls".
+Source: docs/api.md, "Contacts", "Contact events", "Calls" and "Webhooks".
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from mxflex.gateway.calls import Call
 from mxflex.gateway.contacts import Contacts
 from mxflex.web.eventjson import timestamp
 from mxflex.web.render import Body, send_tagged
+from mxflex.webhooks.dispatch import HookStatus
 from mxflex.wire.messages import AddressBookEntry
 
 
@@ -115,3 +116,38 @@ def _encode_call(call: Call) -> dict[str, Any]:
         "since": timestamp(call.since),
     }
     return {key: value for key, value in data.items() if value or key in ("callId", "deviceId")}
+
+
+def encode_webhooks(hooks: list[HookStatus]) -> dict[str, Any]:
+    """Give how the webhooks stand; what is empty is left out where docs/api.md says so."""
+    return {"webhooks": [_encode_webhook(hook) for hook in hooks]}
+
+
+def _encode_webhook(hook: HookStatus) -> dict[str, Any]:
+    trouble = {
+        "since": None if hook.since is None else timestamp(hook.since),
+        "error": hook.error,
+    }
+    return {
+        "name": hook.name,
+        "url": hook.url,
+        "state": hook.state,
+        **{key: value for key, value in trouble.items() if value},
+        "queued": hook.queued,
+        "underWay": hook.under_way,
+        "delivered": hook.delivered,
+        "failed": hook.failed,
+        "dropped": hook.dropped,
+        "dead": hook.dead,
+        "deadLetters": [
+            {
+                "id": letter.id,
+                "type": letter.type,
+                "timestamp": timestamp(letter.at),
+                "attempts": letter.attempts,
+                "error": letter.error,
+                "diedAt": timestamp(letter.died),
+            }
+            for letter in hook.letters
+        ],
+    }

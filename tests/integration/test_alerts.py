@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from tests.integration.h2client import LOGIN, PASSWORD
 from tests.integration.raw_http import request_bytes
-from tests.ports import LOOPBACK
+from tests.ports import LOOPBACK, free_port
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "contrib" / "mxflex.rules.yml"
@@ -26,6 +26,7 @@ VARIABLES = {"$__rate_interval": "5m", "$job": "mxflex", "$instance": "m"}
 TIMEOUTS = 'mxflex_mx_commands_total{command="MakeCall", result="timeout"'
 REFUSALS = 'mxflex_logins_total{result="refused"'
 REFUSED = 'mxflex_streams_refused_total{limit="max_per_token"'
+HOOK = '{webhook="crm"'
 DAY = 86_400
 # For each alert the figures, minute by minute, that set it off within the hour. `{` stands for
 # further labels.
@@ -55,6 +56,11 @@ FIRING = {
         "mxflex_certificate_real{": "1x120",
     },
     "MXFlexNoCertificate": {"mxflex_certificate_real{": "0x60"},
+    "MXFlexWebhookFails": {f"mxflex_webhook_failing{HOOK}": "1x60"},
+    "MXFlexWebhookLoses": {
+        f"mxflex_webhook_dropped_total{HOOK}": "0+1x60",
+        f"mxflex_webhook_died_total{HOOK}": "0x60",
+    },
     "MXFlexFilesNearLimit": {"process_open_fds{": "95x60", "process_max_fds{": "100x60"},
 }
 WELL = {
@@ -75,6 +81,10 @@ WELL = {
     REFUSALS: "0+1x120",
     "mxflex_certificate_not_after_timestamp_seconds{": f"{30 * DAY}x120",
     "mxflex_certificate_real{": "1x120",
+    f"mxflex_webhook_failing{HOOK}": "0x120",
+    f"mxflex_webhook_disabled{HOOK}": "0x120",
+    f"mxflex_webhook_dropped_total{HOOK}": "7x120",
+    f"mxflex_webhook_died_total{HOOK}": "7x120",
     "process_open_fds{": "89x120",
     "process_max_fds{": "100x120",
 }
@@ -162,9 +172,19 @@ def test_prometheus_reads_the_dashboard(tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_figure_is_there(secure):
+async def test_every_figure_is_there(secure, tmp_path):
     """Whatever an alert or a panel looks at is among a daemon's figures, which are named well."""
-    served = await secure(monitor={"listen": [f"tcp:0:interface={LOOPBACK}"]})
+    # Nobody listens there: the figures are there all the same.
+    hook = {
+        "name": "crm",
+        "url": f"http://{LOOPBACK}:{free_port()}/",
+        "secret": f"whsec_{'A' * 32}",
+    }
+    served = await secure(
+        monitor={"listen": [f"tcp:0:interface={LOOPBACK}"]},
+        webhooks=[hook],
+        delivery={"storage": str(tmp_path / "webhooks.db")},
+    )
     client = await served.connect()
     await client.log_in(LOGIN, PASSWORD)
     connection = await served.running.connect(served.running.ports[-1])

@@ -87,6 +87,26 @@ async def test_all_is_wrong(capsys, tmp_path, mx):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_queue_of_webhooks(capsys, tmp_path, mx, page):
+    """With webhooks it is told whether their queue can be written; it is not made."""
+    for folder, verdict in (
+        (tmp_path, "ok   queue DIR/webhooks.db: does not exist yet, and can be made"),
+        (tmp_path / "none", "FAIL queue DIR/none/webhooks.db: DIR/none cannot be written to"),
+    ):
+        status, lines = await check_lines(
+            capsys,
+            tmp_path,
+            f"host: '127.0.0.1:{free_port()}'\nhtml: '{page}'\n"
+            f"mx: {{addr: '127.0.0.1:{mx.test_port}', login: mxflex, password: mxflex}}\n"
+            f"webhooks: [{{name: a, url: 'https://a/', secret: whsec_{'A' * 32}}}]\n"
+            f"delivery: {{storage: '{folder}/webhooks.db'}}",
+        )
+        assert verdict in lines
+        assert status == verdict.startswith("FAIL")
+    assert not (tmp_path / "webhooks.db").exists()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_socket_of_systemd(capsys, tmp_path, mx, page):
     """A socket that only the service gets from systemd is no mistake, and is not tried."""
     status, lines = await check_lines(

@@ -18,7 +18,7 @@ from mxflex.web.eventstream import EventStreams
 from mxflex.wire.messages import CSTAError
 from tests.integration.daemons import EXT, JID, LOGIN, PASSWORD, SERVER_PASSWORD
 from tests.integration.raw_http import request_bytes
-from tests.ports import LOOPBACK
+from tests.ports import LOOPBACK, free_port
 
 ROOT = Path(__file__).parents[2]
 MONITOR = {"listen": [f"tcp:0:interface={LOOPBACK}"]}
@@ -251,9 +251,15 @@ async def test_nothing_of_people(watched):
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_document_lists_all(secure):
+async def test_the_document_lists_all(secure, tmp_path):
     """docs/monitoring.md has every figure, and none that is not there."""
-    served = await secure(monitor=MONITOR)
+    hook = {
+        "name": "crm",
+        "url": f"http://{LOOPBACK}:{free_port()}/",
+        "secret": f"whsec_{'A' * 32}",
+    }
+    storage = str(tmp_path / "webhooks.db")
+    served = await secure(monitor=MONITOR, webhooks=[hook], delivery={"storage": storage})
     client = await served.connect()
     await client.log_in()
     families = await Watcher(served.running).families()

@@ -36,6 +36,7 @@ def test_every_error_is_placed(cls):
         errors.RemoteProtocolError,
         errors.BadBody,
         errors.CertificateError,
+        errors.StorageError,
     )
     error = cls.__new__(cls)
     assert (status_of(error) is None) == issubclass(cls, never)
