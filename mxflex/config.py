@@ -444,6 +444,26 @@ def default_of(key: str) -> object:
     return None if default is attrs.NOTHING or default in ("", b"", ()) else default
 
 
+def values_of(config: Config) -> dict[str, object]:
+    """Give the value that each key has in a configuration.
+
+    `mx.password_file` has none of its own: what was in it is the value of `mx.password`.
+    """
+    mx = config.mx
+    values: dict[str, object] = {
+        "host": f"{config.host}:{config.port}",
+        "mx.addr": f"{mx.host}:{mx.port}",
+        # Chosen or not, it says something else.
+        "mx.verify": mx.verify if mx.verify_chosen else None,
+    }
+    for key in _KINDS:
+        section, _, name = key.rpartition(".")
+        owner = getattr(config, section) if section else config
+        if hasattr(owner, name):
+            values.setdefault(key, getattr(owner, name))
+    return {key: values[key] for key in _KINDS if key in values}
+
+
 class _Refused(yaml.MarkedYAMLError):
     """Sound YAML that has no place in a configuration."""
 

@@ -127,6 +127,11 @@ class Masker:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._exact: list[str] = []
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Take out these secrets, too; those from before may still turn up."""
         spellings = {
             spelling
             for secret in secrets
@@ -134,7 +139,9 @@ class Masker:
             for spelling in _spellings(secret)
         }
         # The longest first: of two secrets one may be the beginning of the other.
-        self._exact = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
+        self._exact = sorted(
+            spellings.union(self._exact), key=lambda spelling: (-len(spelling), spelling)
+        )
 
     def mask(self, text: str) -> str:
         """Give the text with every secret replaced by three asterisks."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import resource
-import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +32,7 @@ from mxflex.certs.http import HTTPSPolicy, make_http
 from mxflex.certs.issuing import CertificateService
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
+from mxflex.changes import Changeable, look_at_html
 from mxflex.config import (
     HTTP_PORT,
     HTTPS_PORT,
@@ -62,6 +62,7 @@ from mxflex.mx.link import ServerLink
 from mxflex.mx.session import Dialer
 from mxflex.mx.tls import PeerPolicy
 from mxflex.mx.verify import LoginCheck
+from mxflex.reload import Part, Reloader
 from mxflex.web.app import Api
 from mxflex.web.audience import SocketAudience
 from mxflex.web.eventjson import (
@@ -104,7 +105,12 @@ SYSTEMD = "systemd:"
 
 
 def build(
-    config: Config, reactor: IReactorTime, environ: Mapping[str, str] | None = None
+    config: Config,
+    reactor: IReactorTime,
+    environ: Mapping[str, str] | None = None,
+    *,
+    read: Callable[[], Config] | None = None,
+    parts: Sequence[Part] = (),
 ) -> MultiService:
     """Make the daemon, not yet started.
 
@@ -116,6 +122,8 @@ def build(
         config: What it shall be.
         reactor: Where it will run.
         environ: The environment, where systemd says how it wants to be told of the daemon.
+        read: Reads the configuration again; None where there is no file to read.
+        parts: What else than the daemon can take over of another configuration.
 
     Raises:
         ConfigError: A value is of the right form but cannot be used: a CA file without
@@ -144,28 +152,17 @@ def build(
     link.address_book.listen(relay)
     sessions = Sessions(reactor, link.monitors, hub, calls)
     webhooks = _make_webhooks(config, reactor)
-    if config.webhooks:
-        hub.observe(webhooks)
-    for hook in config.webhooks:
-        for ext in hook.extensions or ():
-            sessions.hold(ext)
+    _watch_for_webhooks(config, webhooks, hub, sessions)
     events = config.events
-    streams = EventStreams(
-        reactor,
-        sessions,
-        Admission(events.max_per_token, events.max_per_address, events.max_streams),
-        events.heartbeat,
-        events.max_unsent,
-    )
+    admission = Admission(events.max_per_token, events.max_per_address, events.max_streams)
+    streams = EventStreams(reactor, sessions, admission, events.heartbeat, events.max_unsent)
+    check = LoginCheck(dialer, config.login.parallel, config.login.queue)
+    throttle = Throttle(config.login.max_failures, config.login.window)
+    tokens = Tokens(config.token.lifetime, config.token.key, config.token.max_age)
     logins = Logins(
-        reactor,
-        LoginCheck(dialer, config.login.parallel, config.login.queue),
-        Throttle(config.login.max_failures, config.login.window),
-        Tokens(config.token.lifetime, config.token.key, config.token.max_age),
-        sessions,
-        refusal_step=config.login.refusal_step,
+        reactor, check, throttle, tokens, sessions, refusal_step=config.login.refusal_step
     )
-    api: IResource = Api(
+    api = Api(
         logins,
         Tickets(clock),
         streams,
@@ -175,32 +172,25 @@ def build(
         webhooks=webhooks,
         admins=frozenset(config.admin.extensions),
         token_in_url=config.token.in_url,
-    ).resource()
-    if not Path(config.html).is_dir():
-        log.warn("there is no folder {html}: no static files", html=config.html)
-    root = Root(api, StaticFiles(config.html), CrossOrigin(frozenset(config.cors)))
+    )
+    files = StaticFiles(config.html)
+    look_at_html(config)
+    root = Root(api.resource(), files, CrossOrigin(frozenset(config.cors)))
 
     daemon = InTurn(reactor, STOP_SECONDS)
     daemon.setName("mxflex")
-    _OpenFiles(config.events.max_streams).setServiceParent(daemon)
+    open_files = _OpenFiles(config.events.max_streams)
+    open_files.setServiceParent(daemon)
     SpareMemory(reactor).setServiceParent(daemon)
     # Stopped behind the link, whose last events it saves.
     webhooks.setServiceParent(daemon)
     link.setServiceParent(daemon)
     streams.setServiceParent(daemon)
-    if not config.tls.certificate:
-        _NoReload().setServiceParent(daemon)
     certificate = ServingCertificate(config.host) if config.https else None
-    if certificate is not None:
-        _serve_https(config, reactor, root, daemon, certificate)
-    else:
-        site = MXFlexSite(root, reactor, config.proxies)
-        for description in main_endpoints(config):
-            _Listener(reactor, description, site).setServiceParent(daemon)
+    site, own_files = _serve(config, reactor, root, daemon, certificate)
     if config.monitor.listen:
         sources = Sources(
             streams=streams,
-            max_streams=events.max_streams,
             hub=hub,
             logins=logins,
             link=link,
@@ -214,7 +204,53 @@ def build(
     systemd = SystemdNotifier(reactor, environ or {})
     link.listen(systemd)
     systemd.setServiceParent(daemon)
+
+    changeable = Changeable(
+        admission=admission,
+        api=api,
+        calls=calls,
+        certificates=own_files,
+        check=check,
+        dialer=dialer,
+        directory=directory,
+        expect_streams=open_files.expect,
+        files=files,
+        hub=hub,
+        link=link,
+        logins=logins,
+        make_dialer=lambda mx: make_dialer(mx, reactor),
+        mx=config.mx,
+        root=root,
+        site=site,
+        streams=streams,
+        throttle=throttle,
+        tokens=tokens,
+    )
+    Reloader(
+        reactor,
+        read,
+        config,
+        parts=[*changeable.parts(), *parts],
+        always=[] if own_files is None else [own_files.reload],
+        witnesses=[systemd],
+    ).setServiceParent(daemon)
     return daemon
+
+
+def _serve(
+    config: Config,
+    reactor: IReactorTime,
+    root: IResource,
+    daemon: MultiService,
+    certificate: ServingCertificate | None,
+) -> tuple[MXFlexSite, CertificateFiles | None]:
+    """Add the ports of the API; see `_serve_https`, without which they are plain HTTP."""
+    if certificate is not None:
+        return _serve_https(config, reactor, root, daemon, certificate)
+    site = MXFlexSite(root, reactor, config.proxies)
+    for description in main_endpoints(config):
+        _Listener(reactor, description, site).setServiceParent(daemon)
+    return site, None
 
 
 def _serve_https(
@@ -223,10 +259,14 @@ def _serve_https(
     root: IResource,
     daemon: MultiService,
     serving: ServingCertificate,
-) -> None:
-    """Add the HTTPS port, the plain one beside it, and whoever looks after the certificate."""
+) -> tuple[MXFlexSite, CertificateFiles | None]:
+    """Add the HTTPS port, the plain one beside it, and whoever looks after the certificate.
+
+    Returns:
+        The site, and who reads the certificate where that is in files of one's own.
+    """
     responder = ChallengeResponder()
-    certificates: Service
+    certificates: CertificateFiles | CertificateService
     if config.tls.certificate:
         try:
             certificates = CertificateFiles(
@@ -246,6 +286,7 @@ def _serve_https(
     plain = MXFlexSite(PlainRoot(config.url, responder.answer), reactor, ())
     for description in plain_endpoints(config):
         _Listener(reactor, description, plain, "listen_http").setServiceParent(daemon)
+    return site, certificates if isinstance(certificates, CertificateFiles) else None
 
 
 def _issuing(
@@ -296,6 +337,15 @@ def _trust(ca_file: str, key: str) -> Any:
         )
     except (SSL.Error, crypto.Error) as error:
         raise ConfigError(ca_file, key, "expected certificates") from error
+
+
+def _watch_for_webhooks(config: Config, webhooks: Webhooks, hub: Hub, sessions: Sessions) -> None:
+    """Let webhooks hear of each event, and have their extensions watched."""
+    if config.webhooks:
+        hub.observe(webhooks)
+    for hook in config.webhooks:
+        for ext in hook.extensions or ():
+            sessions.hold(ext)
 
 
 def _make_webhooks(config: Config, reactor: Any) -> Webhooks:
@@ -468,6 +518,11 @@ class _OpenFiles(Service):
 
     def startService(self) -> None:
         Service.startService(self)
+        self.expect(self._max_streams)
+
+    def expect(self, max_streams: int) -> None:
+        """Let so many streams be open, as far as that can be done."""
+        self._max_streams = max_streams
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             # What systemd's filter of system calls may forbid is not even tried without need.
@@ -500,21 +555,6 @@ class SpareMemory(TimerService):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         super().__init__(TRIM_SECONDS, trim or (lambda _keep: 0), 0)
         self.clock = clock
-
-
-class _NoReload(Service):
-    """Outlives SIGHUP, which ends a process that does not expect it.
-
-    Where there are certificate files, `mxflex.certs.files` reads them again instead.
-    """
-
-    def startService(self) -> None:
-        Service.startService(self)
-        self._previous = signal.signal(signal.SIGHUP, lambda *_: None)
-
-    def stopService(self) -> None:
-        Service.stopService(self)
-        signal.signal(signal.SIGHUP, self._previous)
 
 
 def make_endpoint(reactor: IReactorTime, description: str, key: str) -> IStreamServerEndpoint:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import partial
 from typing import Any, ClassVar, NoReturn, cast
 
+import attrs
 from twisted.application.service import IService
 from twisted.internet import task
 from twisted.internet.defer import Deferred
@@ -15,6 +17,7 @@ from twisted.python import usage
 
 from mxflex import config, logs
 from mxflex.errors import ConfigError
+from mxflex.reload import AT_ONCE, Part
 from mxflex.schema import schema_text
 
 DEFAULT_CONFIG = "mxflex.yaml"
@@ -112,19 +115,54 @@ def makeService(options: Options) -> IService:
 
     if options["check-config"]:
         _check(options["config"] or DEFAULT_CONFIG, reactor)
+    log = _Log(options)
     try:
-        daemon, settings = (_demo if options["demo"] else _configured)(options, reactor)
+        daemon = (_demo if options["demo"] else _configured)(options, reactor, log)
     except ConfigError as error:
         raise SystemExit(str(error)) from error
-    command: Any = options.parent or {}
-    # `python -m twisted` has options of its own for both.
-    chosen = options["log-level"] or getattr(command.get("logLevel"), "name", None)
-    levels = logs.Levels(chosen or settings.log.level)
-    log_format = options["log-format"] or command.get("logFormat") or settings.log.format
-    lines = logs.line_format(log_format, logs.Masker(settings.secrets), levels)
+    lines = logs.line_format(log.format, log.masker, log.levels)
     cast("IReactorCore", reactor).callWhenRunning(_keep_what_is_loaded)
     reactor_of_threads = cast("IReactorFromThreads", reactor)
     return logs.install(daemon, options.parent, lines, reactor_of_threads, os.environ)
+
+
+class _Log:
+    """How to log: by the configuration, unless the command line says something else.
+
+    Args:
+        options: The options of the command line.
+
+    Attributes:
+        masker: Knows the secrets of the configuration, and those of the ones before.
+        levels: Those of the configuration that was taken over last.
+        format: That of the first one.
+    """
+
+    def __init__(self, options: Options) -> None:
+        command: Any = options.parent or {}
+        # `python -m twisted` has options of its own for both.
+        self._level = options["log-level"] or getattr(command.get("logLevel"), "name", None)
+        self._format = options["log-format"] or command.get("logFormat")
+        self.masker = logs.Masker()
+        self.levels = logs.Levels()
+        self.format = "text"
+
+    def settle(self, settings: config.Config) -> config.Config:
+        """Give a configuration that was read as the command line has it, and hide its secrets."""
+        self.masker.add(settings.secrets)
+        chosen = config.LogSettings(
+            level=self._level or settings.log.level, format=self._format or settings.log.format
+        )
+        return attrs.evolve(settings, log=chosen)
+
+    def begin(self, settings: config.Config) -> None:
+        """Log by the first configuration."""
+        self.format = settings.log.format
+        self.levels.use(settings.log.level)
+
+    def part(self) -> Part:
+        """Give what takes over another level."""
+        return Part(AT_ONCE, ("log.level",), lambda new: partial(self.levels.use, new.log.level))
 
 
 def _keep_what_is_loaded() -> None:
@@ -147,21 +185,28 @@ def _check(path: str, reactor: Any) -> NoReturn:
     task.react(work, _reactor=reactor)
 
 
-def _demo(options: Options, reactor: Any) -> tuple[IService, config.Config]:
+def _demo(options: Options, reactor: Any, log: _Log) -> IService:
     from mxflex import demo  # noqa: PLC0415 - see _configured
 
     quiet = bool(options["quiet"])
-    return demo.build(reactor, os.environ, quiet=quiet, control=options["control"])
+    daemon, settings = demo.build(reactor, os.environ, quiet=quiet, control=options["control"])
+    log.begin(log.settle(settings))
+    return daemon
 
 
-def _configured(options: Options, reactor: Any) -> tuple[IService, config.Config]:
+def _configured(options: Options, reactor: Any, log: _Log) -> IService:
     path = options["config"] or DEFAULT_CONFIG
-    settings = config.load_file(path, os.environ)
+
+    def read() -> config.Config:
+        return log.settle(config.load_file(path, os.environ))
+
+    settings = read()
+    log.begin(settings)
     # The web framework takes a while to import, which --help and mistakes need not wait for.
     from mxflex import service  # noqa: PLC0415
 
     try:
-        return service.build(settings, reactor, os.environ), settings
+        return service.build(settings, reactor, os.environ, read=read, parts=[log.part()])
     except ConfigError as error:
         # What is built does not know where its values stand.
         raise ConfigError(error.source or path, error.key, error.expected) from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pem
 from twisted.application.service import Service
@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from mxflex.certs.context import ServingCertificate
 from mxflex.certs.issuing import DAY, describe_time_left
-from mxflex.certs.store import PEMObjects, is_for
+from mxflex.certs.store import PEMObjects, check_pair, is_for
 from mxflex.errors import CertificateError
 
 log = Logger()
@@ -46,7 +46,7 @@ def read_files(certificate: Path, key: Path) -> PEMObjects:
 
 
 class CertificateFiles(Service):
-    """Serves the certificate of two files, and the next one when they change, or on SIGHUP.
+    """Serves the certificate of two files, and the next one when they change.
 
     Args:
         reactor: Gives delayed calls.
@@ -68,7 +68,6 @@ class CertificateFiles(Service):
         self._certificate = certificate
         self._key = key
         self._timer: IDelayedCall | None = None
-        self._previous: Any = None
         self._loaded: PEMObjects = []
         self._refused: PEMObjects = []
         self._complaint = ""
@@ -93,23 +92,34 @@ class CertificateFiles(Service):
         """Begin to look after the files."""
         Service.startService(self)
         self._tell()
-        self._previous = signal.signal(signal.SIGHUP, self._hangup)
         self._timer = self._reactor.callLater(LOOK_SECONDS, self._look)
 
     def stopService(self) -> None:
         """Leave them alone."""
         Service.stopService(self)
-        signal.signal(signal.SIGHUP, self._previous)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _hangup(self, _number: int, _frame: object) -> None:
-        # In a signal handler only this much is safe; the reactor wakes up for it.
-        self._reactor.callFromThread(self._reload_now)  # type: ignore[attr-defined]
+    def prepare(self, certificate: Path, key: Path) -> Callable[[], None]:
+        """Give what takes the certificate of other files.
 
-    def _reload_now(self) -> None:
-        """Reload because somebody wants it, who is told how it went in any case."""
+        Raises:
+            CertificateError: They cannot be used.
+        """
+        objects = read_files(certificate, key)
+        try:
+            check_pair(objects)
+        except ValueError as error:
+            raise CertificateError(f"{certificate}, {key}: {error}") from error
+        return partial(self._move, certificate, key)
+
+    def _move(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+
+    def reload(self) -> None:
+        """Read the files now, because somebody wants it, who is told how it went in any case."""
         self._refused = []
         self._complaint = ""
         if not self._reload():

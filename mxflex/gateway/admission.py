@@ -43,20 +43,25 @@ class Admission:
         max_streams: Streams in all.
 
     Attributes:
+        max_streams: As given.
         open: How many are counted now.
         refused: How many have been refused, by the name of the limit; `stopping` at the end.
     """
 
     def __init__(self, max_per_token: int, max_per_address: int, max_streams: int) -> None:
-        self._max_per_token = max_per_token
-        self._max_per_address = max_per_address
-        self._max_streams = max_streams
+        self.limit(max_per_token, max_per_address, max_streams)
         # By login: a token that was renewed counts as the one before.
         self._of_token: dict[Hashable, int] = {}
         self._of_network: dict[str, int] = {}
         self.open = 0
         self.refused = {"max_per_token": 0, "max_per_address": 0, "max_streams": 0, "stopping": 0}
         self._stopping = False
+
+    def limit(self, max_per_token: int, max_per_address: int, max_streams: int) -> None:
+        """Set other limits; streams that are open stay, even if there are more of them."""
+        self._max_per_token = max_per_token
+        self._max_per_address = max_per_address
+        self.max_streams = max_streams
 
     def admit(self, identity: Identity, address: str) -> Place:
         """Count a stream that is about to open; `leave` must follow, once, however it ends.
@@ -79,7 +84,7 @@ class Admission:
         if self._of_network.get(network, 0) >= self._max_per_address:
             self.refused["max_per_address"] += 1
             raise TooManyRequests("too many event streams from this address", RETRY_SECONDS)
-        if self.open >= self._max_streams:
+        if self.open >= self.max_streams:
             self.refused["max_streams"] += 1
             raise ServiceUnavailable("too many event streams on this server", RETRY_SECONDS)
         self._of_token[identity.login] = self._of_token.get(identity.login, 0) + 1

@@ -424,12 +424,15 @@ class Calls:
         link: The server connection.
         registry: What is known of the calls.
         restrict: Whether users may act on their own calls alone.
+
+    Attributes:
+        restrict: As given; may be changed.
     """
 
     def __init__(self, link: ServerLink, registry: CallRegistry, restrict: bool) -> None:
         self._link = link
         self._registry = registry
-        self._restrict = restrict
+        self.restrict = restrict
         self._places = Places(REFRESH_AT_ONCE)
 
     # --- What is known ------------------------------------------------------------------------
@@ -502,7 +505,7 @@ class Calls:
     def _calling_device(self, identity: Identity, calling: str) -> str:
         if not calling or calling == identity.ext:
             return identity.ext
-        if not self._restrict:
+        if not self.restrict:
             return calling
         number = _LAYOUT.sub("", calling)
         if _same_for_the_mx(number) == _same_for_the_mx(identity.ext):
@@ -580,7 +583,7 @@ class Calls:
         state = self._registry.state_of(ext, connection)
         if state is not None:
             return state
-        if not self._restrict:
+        if not self.restrict:
             return self._registry.state_of(connection.device_id, connection) or ""
         # The call may be older than what we know; then the MX knows it.
         try:

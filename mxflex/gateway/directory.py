@@ -90,6 +90,13 @@ class Directory:
         self._by_ext: dict[str, set[int]] = {}
         self._by_tail: dict[str, set[int]] = {}
 
+    def use(self, numbers: Numbers) -> None:
+        """Compare numbers in another way from now on."""
+        self._numbers = numbers
+        self._by_tail = {}
+        for jid, card in self._cards.items():
+            _put(self._by_tail, map(self._tail, card.numbers), jid)
+
     def contacts_read(self, changes: list[Change]) -> None:
         """Take what has changed, or the whole book when it is read for the first time."""
         if not self._cards:

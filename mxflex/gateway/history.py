@@ -75,6 +75,14 @@ class History:
         self._ids.append(event.id)
         self.last_id = event.id
 
+    def resize(self, size: int) -> None:
+        """Keep so many events from now on; if that is less, the oldest go."""
+        dropped = len(self._events) - size
+        if dropped > 0:
+            self.complete_after = self._events[dropped - 1].id
+        self._events = deque(self._events, maxlen=size)
+        self._ids = deque(self._ids, maxlen=size)
+
     def knows(self, event_id: int) -> bool:
         """Tell whether an id is that of an event here, or the one before all that are kept."""
         position = bisect_left(self._ids, event_id)

@@ -261,6 +261,13 @@ class Hub:
     def _next_id(self) -> int:
         return self._ids.next(self._clock())
 
+    def keep(self, history: int) -> None:
+        """Keep so many events for each extension and each topic from now on."""
+        self._history = history
+        extensions = (each for known in self._extensions.values() for each in known.channels)
+        for channel in (*self._topics.values(), *extensions):
+            channel.history.resize(history)
+
     # --- Extensions ---------------------------------------------------------------------------
 
     def open(self, ext: str) -> None:

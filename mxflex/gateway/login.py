@@ -60,6 +60,7 @@ class Logins:
         refusal_step: Seconds; a refused login ends at the next multiple of them since it came.
 
     Attributes:
+        refusal_step: As given; may be changed.
         results: How many logins ended how: `accepted`; `refused` by the MX, or for lack of an
             extension; `throttled`; `unavailable`, since the MX was not there, too slow or too
             busy; `other`, such as a client that left before.
@@ -81,7 +82,7 @@ class Logins:
         self._throttle = throttle
         self._tokens = tokens
         self._sessions = sessions
-        self._refusal_step = refusal_step
+        self.refusal_step = refusal_step
         self.results = dict.fromkeys((ACCEPTED, *_RESULTS.values(), OTHER), 0)
 
     async def log_in(self, login: str, password: str, address: str) -> Grant:
@@ -144,9 +145,10 @@ class Logins:
         An MX refuses a name that it does not know at once, and asks a directory first about one
         that it knows; some are even asked twice.
         """
-        if self._refusal_step:
+        step = self.refusal_step
+        if step:
             taken = self._now() - came
-            await deferLater(self._clock, self._refusal_step - taken % self._refusal_step)
+            await deferLater(self._clock, step - taken % step)
 
     def identify(self, token: str) -> Identity:
         """Give whom a token speaks for.

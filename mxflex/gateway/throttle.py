@@ -38,6 +38,14 @@ class Throttle:
         self._latest = 0.0
         self._set_back = 0.0
 
+    def limit(self, max_failures: int, window: float) -> None:
+        """Set other limits; the failures so far count by them."""
+        self._max_failures = max_failures
+        self._window = window
+        self._failures = {
+            key: deque(times, maxlen=max_failures) for key, times in self._failures.items()
+        }
+
     def check(self, login: str, address: str, now: float) -> None:
         """Let a login try, or not.
 

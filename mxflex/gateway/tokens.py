@@ -60,11 +60,14 @@ class Tokens:
         lifetime: Seconds that a token lasts.
         key: The secret that signs; None makes a random one, so that tokens end with the process.
         max_age: Seconds since the login that renewed tokens may last. 0: none are renewed.
+
+    Attributes:
+        lifetime, max_age: As given; may be changed, for the tokens to come.
     """
 
     def __init__(self, lifetime: int, key: bytes | None = None, max_age: int = 0) -> None:
         self.lifetime = lifetime
-        self._max_age = max_age
+        self.max_age = max_age
         self._key = key or secrets.token_bytes(KEY_BYTES)
         self._signing = hmac.new(self._key, digestmod=hashlib.sha256)
         self._read = lru_cache(MAX_REMEMBERED)(self._read_anew)
@@ -83,7 +86,7 @@ class Tokens:
         Raises:
             Forbidden: The login lies too far back for a token that would last any longer.
         """
-        last = identity.auth_time + self._max_age
+        last = identity.auth_time + self.max_age
         if last <= identity.expires_at:
             raise Forbidden("the login is too old to be renewed, log in again")
         renewed = attrs.evolve(identity, expires_at=min(int(now) + self.lifetime, last))

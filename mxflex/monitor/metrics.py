@@ -40,7 +40,6 @@ class Sources:
 
     Attributes:
         streams: The event streams.
-        max_streams: How many of them there may be.
         hub: The fan-out.
         logins: The logins.
         link: The server connection.
@@ -50,7 +49,6 @@ class Sources:
     """
 
     streams: EventStreams
-    max_streams: int
     hub: Hub
     logins: Logins
     link: ServerLink
@@ -89,9 +87,7 @@ class DaemonCollector(Collector):
     def _streams(self) -> Iterator[Metric]:
         streams = self._of.streams
         yield _gauge("mxflex_streams_open", "Event streams that are open.", streams.count)
-        yield _gauge(
-            "mxflex_streams_limit", "Event streams that may be open.", self._of.max_streams
-        )
+        yield _gauge("mxflex_streams_limit", "Event streams that may be open.", streams.limit)
         yield _counter("mxflex_streams_opened", "Event streams opened.", streams.opened)
         yield _counter("mxflex_streams_ended", "Event streams ended.", streams.ended)
         yield _counter(

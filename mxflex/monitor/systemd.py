@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 from twisted.application.service import Service
@@ -18,6 +19,8 @@ from mxflex.wire.messages import CallEvent
 log = Logger()
 
 MICROSECONDS = 1_000_000
+# In a microsecond.
+NANOSECONDS = 1000
 CONNECTING = "connecting to the MX"
 CONNECTED = "connected to the MX"
 LOST = "the MX is away, trying to reach it again"
@@ -71,6 +74,17 @@ class SystemdNotifier(Service):
 
     def _alive(self) -> list[str]:
         return [] if self._interval is None else ["WATCHDOG=1"]
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read again (sd_notify(3))."""
+        if self.running:
+            now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // NANOSECONDS
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={now}")
+
+    def reloaded(self) -> None:
+        """Say that this is done."""
+        if self.running:
+            self._tell("READY=1", f"STATUS={self._status}")
 
     def link_up(self) -> None:
         """Tell that the MX is there."""

@@ -129,6 +129,8 @@ class ServerLink(Service):
         self._trouble = ""
         self._unknown_names: set[str] = set()
         self._waits = _Waits()
+        # There while the link waits before it tries again.
+        self._waiting: Deferred[None] | None = None
         self.state = LinkState.STOPPED
         self.events: Counter[str] = Counter()
         self.attempts = self.connects = 0
@@ -209,7 +211,30 @@ class ServerLink(Service):
                     return
                 pause = self._pause_after(error, self._clock.seconds() - began)
             self.state = LinkState.WAITING
-            await deferLater(self._clock, pause)
+            await self._wait(pause)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, or not any longer once there is reason to try again."""
+        waiting = self._waiting = Deferred()
+        timer = self._clock.callLater(seconds, self._try_now)
+        try:
+            await waiting
+        finally:
+            self._waiting = None
+            if timer.active():
+                timer.cancel()
+
+    def _try_now(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def use(self, login: str, password: str) -> None:
+        """Log in otherwise the next time; if that is waited for, now."""
+        self._login = login
+        self._password = password
+        self._waits.refused.reset()
+        self._try_now()
 
     def _pause_after(self, error: Exception, lived: float) -> float:
         """Give the seconds to wait after a session that ended so, and log why it did."""

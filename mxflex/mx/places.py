@@ -29,6 +29,12 @@ class Places:
         self._handing_on = False
         self.taken = 0
 
+    def resize(self, capacity: int, max_waiting: int | None) -> None:
+        """Set other numbers of places; nobody who is in, or waits already, has to leave."""
+        self._capacity = capacity
+        self._max_waiting = max_waiting
+        self._hand_on()
+
     @property
     def unused(self) -> bool:
         """Whether nobody is in, and nobody waits."""
@@ -53,6 +59,9 @@ class Places:
     async def __aexit__(self, *_error: object) -> None:
         """Give the place to the next one."""
         self.taken -= 1
+        self._hand_on()
+
+    def _hand_on(self) -> None:
         if self._handing_on:
             return
         self._handing_on = True

@@ -79,7 +79,14 @@ class Dialer:
     clear_password: bool
     figures: CommandFigures = attrs.field(factory=CommandFigures)
 
-    def _endpoint(self) -> IStreamClientEndpoint:
+    def use(self, terms: Dialer) -> None:
+        """Take over how another one connects, for the connections to come; the MX stays."""
+        self.policy = terms.policy
+        self.timeout = terms.timeout
+        self.keepalive = terms.keepalive
+        self.clear_password = terms.clear_password
+
+    def _endpoint(self, policy: PeerPolicy) -> IStreamClientEndpoint:
         # Only a name needs the resolver's thread, and attempts at several addresses.
         kind: Callable[..., IStreamClientEndpoint] = HostnameEndpoint
         if isIPAddress(self.host):
@@ -87,19 +94,27 @@ class Dialer:
         elif isIPv6Address(self.host):
             kind = TCP6ClientEndpoint
         tcp = kind(self.reactor, self.host, self.port, timeout=self.timeout)
-        return SecureEndpoint(self.reactor, tcp, self.policy)
+        return SecureEndpoint(self.reactor, tcp, policy)
 
-    async def dial(self, on_event: Callable[[Event], None] = ignore_event) -> MXProtocol:
+    async def dial(
+        self, on_event: Callable[[Event], None] = ignore_event, policy: PeerPolicy | None = None
+    ) -> MXProtocol:
         """Connect and finish the handshake with a peer that may be trusted.
+
+        Args:
+            on_event: See `MXProtocol`.
+            policy: Whom to trust there; the dialer's own by default.
 
         Raises:
             MXUnavailable: No connection, or the peer is not to be trusted.
             MXTimeout: The peer accepted the connection and then did not finish the handshake.
         """
-        factory = Factory.forProtocol(lambda: self._protocol(on_event))
+        # The one of this moment: a peer must not be checked by half of each of two.
+        trust = policy or self.policy
+        factory = Factory.forProtocol(lambda: self._protocol(on_event, trust))
         factory.noisy = False
         try:
-            connecting = _cancellable(self._endpoint().connect(factory))
+            connecting = _cancellable(self._endpoint(trust).connect(factory))
             protocol = cast("MXProtocol", await connecting)
         except (ConnectError, DNSLookupError) as error:
             # The detail may name the address; it is for the log, not for a web client.
@@ -109,17 +124,17 @@ class Dialer:
             await protocol.when_secured()
         except BaseException as error:
             if isinstance(error, MXError):
-                self.policy.forget()
+                trust.forget()
             protocol.abort(MXUnavailable("given up before the TLS handshake was done"))
             raise
         return protocol
 
-    def _protocol(self, on_event: Callable[[Event], None]) -> MXProtocol:
+    def _protocol(self, on_event: Callable[[Event], None], policy: PeerPolicy) -> MXProtocol:
         return MXProtocol(
             self.reactor,
             self.timeout,
             self.keepalive,
-            lambda protocol: self.policy.check(protocol.tls.getHandle()),
+            lambda protocol: policy.check(protocol.tls.getHandle()),
             on_event,
             figures=self.figures,
         )
@@ -142,16 +157,18 @@ class Dialer:
             LocalProtocolError: Name or password cannot be sent as XML, or are too long.
         """
         hashed = attrs.evolve(request, password=hash_password(request.password))
-        protocol = await self.dial(on_event)
+        # What may be sent depends on who was checked how.
+        policy, clear_password = self.policy, self.clear_password
+        protocol = await self.dial(on_event, policy)
         answer = await _ask(protocol, hashed)
-        self.policy.remember(protocol.tls.getHandle())
-        if self._wants_clear_password(answer):
+        policy.remember(protocol.tls.getHandle())
+        if clear_password and _wants_clear_password(answer):
             log.info("the MX needs the clear password of {login}", login=request.user_name)
             try:
                 answer = await _ask(protocol, request)
             except MXUnavailable:
                 # Some servers expect the second try here, others close after a refusal.
-                protocol = await self.dial(on_event)
+                protocol = await self.dial(on_event, policy)
                 answer = await _ask(protocol, request)
         try:
             return protocol, _accepted(answer, request.user_name)
@@ -159,13 +176,13 @@ class Dialer:
             protocol.close()
             raise
 
-    def _wants_clear_password(self, answer: Message) -> bool:
-        return (
-            self.clear_password
-            and isinstance(answer, LoginFailed)
-            and answer.code in _CLEAR_PASSWORD_CODES
-            and (answer.api_version or 0) >= _CLEAR_PASSWORD_API_VERSION
-        )
+
+def _wants_clear_password(answer: Message) -> bool:
+    return (
+        isinstance(answer, LoginFailed)
+        and answer.code in _CLEAR_PASSWORD_CODES
+        and (answer.api_version or 0) >= _CLEAR_PASSWORD_API_VERSION
+    )
 
 
 async def _ask(protocol: MXProtocol, request: LoginRequest) -> Message:

@@ -45,6 +45,10 @@ class LoginCheck:
         self._dialer = dialer
         self._places = Places(parallel, max_waiting=queue)
 
+    def limit(self, parallel: int, queue: int) -> None:
+        """Set other limits; checks that run or wait go on."""
+        self._places.resize(parallel, queue)
+
     async def verify(
         self, login: str, password: str, attempt: AbstractContextManager[None]
     ) -> Account:

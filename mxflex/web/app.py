@@ -84,9 +84,13 @@ class Api:
         self._contacts = ContactList(contacts)
         self._directory = directory
         self._webhooks = webhooks
-        self._admins = admins
-        self._token_in_url = token_in_url
-        self._document = document(token_in_url=token_in_url)
+        self.admins = admins
+        self.take_tokens_in_urls(token_in_url)
+
+    def take_tokens_in_urls(self, wanted: bool) -> None:
+        """Say whether a token may stand in the URL from now on."""
+        self._token_in_url = wanted
+        self._document = document(token_in_url=wanted)
 
     def resource(self) -> Routes:
         """Give all routes as one web resource."""
@@ -257,7 +261,7 @@ class Api:
     def _admit(self, request: Request) -> Identity:
         """Give who asks, if that is somebody who looks after the daemon."""
         identity = self._identify(request)
-        if identity.ext not in self._admins:
+        if identity.ext not in self.admins:
             raise Forbidden("this is for the administrators of MXFlex alone")
         return identity
 

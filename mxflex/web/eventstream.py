@@ -295,6 +295,12 @@ class _LeftOpen(Resource):
 LEFT_OPEN = _LeftOpen()
 
 
+def _interval(heartbeat: float) -> float:
+    """Give the seconds from one slot to the next."""
+    # A slot waits for all others; one more keeps the wait within the time that was promised.
+    return heartbeat / (HEARTBEAT_SLOTS + 1)
+
+
 class EventStreams(Service):
     """All open streams, and their heartbeat.
 
@@ -309,6 +315,7 @@ class EventStreams(Service):
         opened: How many streams have been opened so far.
         ended: How many of them have ended, in whatever way.
         cut_off: How many of those because the client did not read.
+        max_unsent: As given; may be changed, for streams to come.
         refused: See `Admission`.
     """
 
@@ -325,9 +332,8 @@ class EventStreams(Service):
         self._clock = clock
         self._sessions = sessions
         self._admission = admission
-        # A slot waits for all others; one more keeps the wait within the time that was promised.
-        self._interval = heartbeat / (HEARTBEAT_SLOTS + 1)
-        self._max_unsent = max_unsent
+        self._interval = _interval(heartbeat)
+        self.max_unsent = max_unsent
         # A stream stays in the slot it was put in; the slots take turns.
         self._slots: list[dict[EventStream, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
         self._turn = 0
@@ -345,6 +351,18 @@ class EventStreams(Service):
     def count(self) -> int:
         """How many streams are open."""
         return self.opened - self.ended
+
+    @property
+    def limit(self) -> int:
+        """How many may be open."""
+        return self._admission.max_streams
+
+    def beat_every(self, heartbeat: float) -> None:
+        """Send at least one comment in so many seconds from now on."""
+        self._interval = _interval(heartbeat)
+        if self._timer is not None and self._planned > self._clock.seconds() + self._interval:
+            self._planned = self._clock.seconds() + self._interval
+            self._timer.reset(self._interval)
 
     async def open(
         self,
@@ -372,7 +390,7 @@ class EventStreams(Service):
         """
         place = self._admission.admit(identity, request.address)
         # The slot whose turn was last has its next turn in a whole interval.
-        stream = EventStream(request, self._max_unsent, place, self._turn, self._when_over)
+        stream = EventStream(request, self.max_unsent, place, self._turn, self._when_over)
         try:
             await self._sessions.resume(identity.ext, identity.expires_at)
             backlog = self._sessions.subscribe(identity.ext, stream, last_event_id, topics)

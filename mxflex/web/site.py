@@ -515,6 +515,9 @@ class Root(Resource):
         api: The routes of the API.
         files: The static files.
         cross_origin: Which pages of other sites may use both.
+
+    Attributes:
+        cross_origin: As given; may be changed.
     """
 
     isLeaf = False
@@ -523,11 +526,11 @@ class Root(Resource):
         super().__init__()
         self._api = api
         self._files = files
-        self._cross_origin = cross_origin
+        self.cross_origin = cross_origin
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """Give the resource for the first part of a path."""
-        if self._cross_origin.apply(request):
+        if self.cross_origin.apply(request):
             return _Preflight()
         # Klein takes a path that is no text for an error of its own; for the files there is no such
         # path.

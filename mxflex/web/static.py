@@ -71,6 +71,10 @@ class StaticFiles(Resource):
 
     def __init__(self, root: str) -> None:
         super().__init__()
+        self.use(root)
+
+    def use(self, root: str) -> None:
+        """Serve another folder from now on."""
         self._root = Path(root).resolve()
 
     def render(self, request: Request) -> bytes | int:

@@ -92,9 +92,7 @@ class Daemons:
                 **settings.get("mx", {}),
             },
         }
-        text = json.dumps({key: value for key, value in document.items() if value is not None})
-        settled = config.load(text, "test.json", {})
-        running = Running(self._reactor, settled, simulator, html, self._log)
+        running = Running(self._reactor, document, simulator, html, self._log)
         self._running.append(running)
         await running.start()
         if ready:
@@ -157,13 +155,14 @@ class Running:
         hosts: The addresses that it listens at.
     """
 
-    def __init__(self, reactor, settings, mx, html, log):
+    def __init__(self, reactor, document, mx, html, log):
         self._reactor = reactor
-        self.config = settings
+        self._document = document
+        self.config = self._read()
         self.mx = mx
         self.html = html
         self.log = log
-        self.service = service.build(settings, reactor)
+        self.service = service.build(self.config, reactor, read=self._read)
         self.link = self.service.getServiceNamed(ServerLink.name)
         self.ports = []
         self.hosts = set()
@@ -172,7 +171,17 @@ class Running:
         self._agent = Agent(reactor, pool=self._pool)
         self._client = treq.client.HTTPClient(self._agent)
 
+    def _read(self):
+        given = {key: value for key, value in self._document.items() if value is not None}
+        return config.load(json.dumps(given), "test.json", {})
+
     # --- Life -------------------------------------------------------------------------------------
+
+    def reload(self, **settings):
+        """Change keys of the configuration, or whole sections but for `mx`, and reload it."""
+        mx = {**self._document["mx"], **settings.get("mx", {})}
+        self._document = {**self._document, **settings, "mx": mx}
+        self.service.getServiceNamed("reload").reload()
 
     async def start(self):
         """Start it, as `twistd` would."""

@@ -353,7 +353,7 @@ class MemoryDialer(Dialer):
         )
         self.network = network
 
-    def _endpoint(self):
+    def _endpoint(self, _policy):
         return self.network
 
 

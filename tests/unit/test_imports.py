@@ -25,10 +25,15 @@ MAY_SEE = {
     "webhooks": {"wire", "mx", "gateway", "config", "measures"},
     "web": {"wire", "mx", "gateway", "webhooks", "config", "requestid"},
     "monitor": {"wire", "mx", "gateway", "webhooks", "web", "certs", "measures"},
-    "service": {"wire", "mx", "gateway", "webhooks", "web", "certs", "config", "monitor"},
+    "reload": {"config"},
+    "changes": {"mx", "gateway", "web", "certs", "config", "reload"},
+    "service": {
+        *("wire", "mx", "gateway", "webhooks", "web", "certs", "config", "monitor", "reload"),
+        "changes",
+    },
     "demo": {"service", "simulator", "config", "mx", "wire"},
     "check": {"service", "certs", "config", "mx"},
-    "tap": {"service", "demo", "check", "config", "logs", "schema"},
+    "tap": {"service", "demo", "check", "config", "logs", "schema", "reload"},
 }
 
 MODULES = sorted((ROOT / "mxflex").rglob("*.py"))

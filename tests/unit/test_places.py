@@ -70,6 +70,24 @@ def test_a_full_queue():
     assert places.unused
 
 
+def test_other_numbers():
+    """More places let in who waits, in order; fewer put nobody out, and bound who comes next."""
+    places, log = Places(1, max_waiting=9), []
+    guests = [Guest(places, n, log) for n in range(5)]
+    places.resize(3, 2)
+    assert log == [0, 1, 2]
+    assert isinstance(Guest(places, 5, log).error, MXBusy)
+    places.resize(1, None)
+    for guest in guests[:2]:
+        guest.leave.callback(None)
+    assert log == [0, 1, 2]
+    guests[2].leave.callback(None)
+    assert log == [0, 1, 2, 3]
+    guests[3].leave.callback(None)
+    guests[4].leave.callback(None)
+    assert places.unused
+
+
 def test_no_waiting_at_all():
     """With a queue of none, a free place is still given."""
     places, log = Places(1, max_waiting=0), []
