@@ -379,8 +379,6 @@ def make_receiver(hook: WebhookSettings, reactor: IReactorTime) -> Receiver:
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = hook.parallel
     pool.cachedConnectionTimeout = KEEP_SECONDS
-    # What was sent may have arrived: that is for the queue to decide.
-    pool.retryAutomatically = False
     policy = HTTPSPolicy(_trust(hook.ca_file, "webhooks"))
     agent = Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool)
     return Receiver(reactor, agent, hook, pool.closeCachedConnections)

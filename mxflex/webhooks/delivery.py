@@ -62,7 +62,7 @@ class Receiver:
 
     Args:
         clock: Gives the time, in seconds since the epoch, and delayed calls.
-        agent: Makes requests. It should keep connections, and try nothing again by itself.
+        agent: Makes requests. It should keep connections.
         settings: Where, how signed, and how long it may take.
         hang_up: Ends the connections that are kept.
     """

@@ -304,6 +304,23 @@ def test_a_receiver_that_is_down(place):
         assert [each["log_format"] for each in logged][-1] == "webhook {name} works again"
 
 
+def test_failures_at_the_same_time(place):
+    """What was under way together and fails is one trouble: the first pause is a second."""
+    here = place({"parallel": 8})
+    here.receiver.reply = None
+    for call in range(8):
+        here.happen(call)
+    here.turn()
+    assert len(here.receiver.attempts) == 8
+    here.receiver.reply = NO
+    while here.receiver.attempts:
+        here.receiver.finish(0, NO)
+    here.turn()
+    assert len(here.receiver.taken) == 8
+    here.turn(1.1)
+    assert len(here.receiver.taken) == 9
+
+
 def test_the_id_stays(place):
     """Each message has an id of its own, the same each time that it is tried."""
     here = place()

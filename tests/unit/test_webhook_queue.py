@@ -365,6 +365,19 @@ def test_a_full_disk(queue):
     assert [each.id for each in result.ready] == ["msg_2"]
 
 
+def test_a_round_that_fails(queue):
+    """A round in which anything goes wrong has not happened."""
+    first = turn(queue, messages=[message(1)]).ready[0]
+
+    def failing():
+        yield message(2)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        turn(queue, messages=failing(), delivered=[first.seq])
+    assert bodies(turn(queue)) == ["1"]
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Messages come, are tried, and the process dies at any moment; against a plain list.
 
