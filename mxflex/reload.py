@@ -15,10 +15,14 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mxflex.audit import FAILED, OK, record
 from mxflex.config import SECRET_KEYS, Config, values_of
 from mxflex.errors import ConfigError
 
 log = Logger()
+
+# As the audit log calls it.
+ACTION: Final = "config.reload"
 
 # From when on a new value counts.
 AT_ONCE: Final = "at once"
@@ -115,8 +119,10 @@ class Reloader(Service):
                 self._take(self._read())
         except ConfigError as error:
             log.error("configuration not reloaded, the old one stays: {error}", error=error)
+            record(ACTION, "refused", reason=str(error))
         except Exception:
             log.failure("configuration not reloaded, the old one stays")
+            record(ACTION, FAILED)
         finally:
             for each in self._always:
                 self._do(each)
@@ -145,6 +151,9 @@ class Reloader(Service):
             taken=len(taken),
             left=len(changed) - len(taken),
         )
+        left = [key for key in changed if key not in taken]
+        kept = [key for key in changed if key in taken]
+        record(ACTION, OK, taken=", ".join(kept), left=", ".join(left))
 
     def _do(self, act: Commit) -> None:
         try:

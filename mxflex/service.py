@@ -162,9 +162,10 @@ def build(
     logins = Logins(
         reactor, check, throttle, tokens, sessions, refusal_step=config.login.refusal_step
     )
+    tickets = Tickets(clock)
     api = Api(
         logins,
-        Tickets(clock),
+        tickets,
         streams,
         calls,
         contacts,
@@ -193,6 +194,7 @@ def build(
             streams=streams,
             hub=hub,
             logins=logins,
+            tickets=tickets,
             link=link,
             commands=dialer.figures,
             certificate=certificate,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from mxflex.errors import (
     Forbidden,
@@ -19,9 +22,6 @@ from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.throttle import Throttle
 from mxflex.gateway.tokens import Identity, Tokens
 from mxflex.mx.verify import LoginCheck
-
-log = Logger()
-
 
 ACCEPTED = "accepted"
 OTHER = "other"
@@ -42,10 +42,24 @@ class Grant:
     Attributes:
         token: The access token.
         expires_in: Seconds that it lasts.
+        ext: The extension that it speaks for.
     """
 
     token: str = attrs.field(repr=False)
     expires_in: int
+    ext: str
+
+
+@contextmanager
+def _counted(results: dict[str, int]) -> Iterator[None]:
+    """Count what is done within by how it ends."""
+    try:
+        yield
+    except BaseException as error:
+        words = (word for kind, word in _RESULTS.items() if isinstance(error, kind))
+        results[next(words, OTHER)] += 1
+        raise
+    results[ACCEPTED] += 1
 
 
 class Logins:
@@ -64,6 +78,7 @@ class Logins:
         results: How many logins ended how: `accepted`; `refused` by the MX, or for lack of an
             extension; `throttled`; `unavailable`, since the MX was not there, too slow or too
             busy; `other`, such as a client that left before.
+        renewals: The same of renewals.
     """
 
     def __init__(
@@ -84,6 +99,7 @@ class Logins:
         self._sessions = sessions
         self.refusal_step = refusal_step
         self.results = dict.fromkeys((ACCEPTED, *_RESULTS.values(), OTHER), 0)
+        self.renewals = dict(self.results)
 
     async def log_in(self, login: str, password: str, address: str) -> Grant:
         """Check a person, start the monitor of the extension, and give a token.
@@ -102,14 +118,8 @@ class Logins:
             ServiceUnavailable: The daemon stops.
             LocalProtocolError: Login or password cannot be sent to an MX.
         """
-        try:
-            grant = await self._log_in(login, password, address)
-        except BaseException as error:
-            results = (word for kind, word in _RESULTS.items() if isinstance(error, kind))
-            self.results[next(results, OTHER)] += 1
-            raise
-        self.results[ACCEPTED] += 1
-        return grant
+        with _counted(self.results):
+            return await self._log_in(login, password, address)
 
     async def _log_in(self, login: str, password: str, address: str) -> Grant:
         # Once before it takes a place in the queue, and once when its turn has come: those before
@@ -119,15 +129,10 @@ class Logins:
         attempt = self._throttle.attempt(login, address, self._now)
         try:
             account = await self._check.verify(login, password, attempt)
-        except LoginRefused as error:
-            log.info(
-                "login of {login!r} from {address} refused, code {code}: {error}",
-                login=login,
-                address=address,
-                code=error.code,
-                error=error,
-            )
-            await self._hide_the_time(came)
+        except LoginRefused:
+            # Who leaves meanwhile was refused all the same.
+            with suppress(CancelledError):
+                await self._hide_the_time(came)
             raise
         self._throttle.succeeded(login)
         if not account.ext:
@@ -136,8 +141,7 @@ class Logins:
             mx=account.serial, ext=account.ext, jid=account.jid, now=self._now()
         )
         await self._sessions.open(identity.ext, identity.expires_at)
-        log.info("login of {ext} from {address}", ext=identity.ext, address=address)
-        return Grant(token=token, expires_in=self._tokens.lifetime)
+        return Grant(token=token, expires_in=self._tokens.lifetime, ext=identity.ext)
 
     async def _hide_the_time(self, came: float) -> None:
         """Wait until the time of an answer says nothing of how long the MX took.
@@ -168,11 +172,12 @@ class Logins:
             NotMonitored: The user has logged out.
             MXUnavailable: The extension was not watched yet, and the MX refuses the monitor.
         """
-        token, renewed = self._tokens.renew(identity, self._now())
-        await self._sessions.resume(renewed.ext, renewed.expires_at)
-        return Grant(token=token, expires_in=renewed.expires_at - int(self._now()))
+        with _counted(self.renewals):
+            token, renewed = self._tokens.renew(identity, self._now())
+            await self._sessions.resume(renewed.ext, renewed.expires_at)
+            expires_in = renewed.expires_at - int(self._now())
+            return Grant(token=token, expires_in=expires_in, ext=renewed.ext)
 
     async def log_out(self, identity: Identity) -> None:
         """Stop watching the extension; its streams end, its tokens stay good. Idempotent."""
         await self._sessions.close(identity.ext)
-        log.info("logout of {ext}", ext=identity.ext)

@@ -51,10 +51,15 @@ class Tickets:
 
     Args:
         now: Gives the time, in seconds since the epoch.
+
+    Attributes:
+        results: How many were `issued`, and not, since there were too many: `refused`; how many
+            were `redeemed`, and how often what came was none, or none any more: `invalid`.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self.results = {"issued": 0, "refused": 0, "redeemed": 0, "invalid": 0}
         # In the order in which they were given.
         self._unused: dict[bytes, _Unused] = {}
         # How many of them each person has, by id and extension: tokens are made too easily.
@@ -79,13 +84,16 @@ class Tickets:
         person = _person(identity)
         count = self._of_person.get(person, 0)
         if count >= MAX_OF_PERSON:
+            self.results["refused"] += 1
             raise TooManyRequests("too many tickets that are not used", TICKET_SECONDS)
         if len(self._unused) >= MAX_IN_ALL:
+            self.results["refused"] += 1
             raise ServiceUnavailable("too many tickets on this server", TICKET_SECONDS)
         text = secrets.token_urlsafe(TICKET_BYTES)
         ends = min(now + TICKET_SECONDS, identity.expires_at)
         self._unused[_hash(text)] = _Unused(identity, ends)
         self._of_person[person] = count + 1
+        self.results["issued"] += 1
         return Ticket(text=text, expires_in=int(min(TICKET_SECONDS, identity.expires_at - now)))
 
     def redeem(self, text: str) -> Identity:
@@ -99,7 +107,9 @@ class Tickets:
         if unused is not None:
             self._remove(digest)
             if _is_good(unused, self._now()):
+                self.results["redeemed"] += 1
                 return unused.identity
+        self.results["invalid"] += 1
         raise InvalidToken("the ticket is not valid, or has been used")
 
     def _forget_ended(self, now: float) -> None:

@@ -27,6 +27,7 @@ from mxflex import __version__
 from mxflex.certs.context import ServingCertificate
 from mxflex.gateway.hub import Hub
 from mxflex.gateway.login import Logins
+from mxflex.gateway.tickets import Tickets
 from mxflex.measures import Durations
 from mxflex.mx.link import LinkState, ServerLink
 from mxflex.mx.protocol import CommandFigures
@@ -42,6 +43,7 @@ class Sources:
         streams: The event streams.
         hub: The fan-out.
         logins: The logins.
+        tickets: The tickets.
         link: The server connection.
         commands: How the MX answers.
         certificate: What HTTPS shows; None without HTTPS.
@@ -51,6 +53,7 @@ class Sources:
     streams: EventStreams
     hub: Hub
     logins: Logins
+    tickets: Tickets
     link: ServerLink
     commands: CommandFigures
     certificate: ServingCertificate | None
@@ -79,6 +82,12 @@ class DaemonCollector(Collector):
         yield from self._streams()
         yield from self._events()
         yield _counter("mxflex_logins", "Logins, by result.", self._of.logins.results, "result")
+        yield _counter(
+            "mxflex_renewals", "Renewals of tokens, by result.", self._of.logins.renewals, "result"
+        )
+        yield _counter(
+            "mxflex_tickets", "Tickets for streams, by result.", self._of.tickets.results, "result"
+        )
         yield from self._link()
         yield from self._commands()
         yield from self._certificate()

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from klein import Klein
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
@@ -18,6 +17,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import NotFound
 from werkzeug.http import parse_accept_header
 
+from mxflex.audit import Field, audited
 from mxflex.errors import BadRequest, Forbidden, NotAcceptable
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.contacts import Contacts
@@ -37,8 +37,6 @@ from mxflex.web.routes import Routes
 from mxflex.web.site import Request as SiteRequest
 from mxflex.webhooks.dispatch import Webhooks
 from mxflex.wire.codec import ConnectionID
-
-log = Logger()
 
 EVENT_STREAM = "text/event-stream"
 # More digits than any id of ours has.
@@ -113,24 +111,33 @@ class Api:
         fields = read_body(request)
         login = fields.required("login", "login required")
         password = fields.secret("password", "password required")
-        return _send_grant(request, await self._logins.log_in(login, password, request.address))
+        with audited("login", address=request.address, login=login) as told:
+            grant = await self._logins.log_in(login, password, request.address)
+            told["ext"] = grant.ext
+        return _send_grant(request, grant)
 
     @app.route("/token", methods=["POST"])
-    async def token(self, request: Request) -> bytes:
+    async def token(self, request: SiteRequest) -> bytes:
         """Give a new token for one that is still good."""
         identity = self._identify_alone(request)
-        return _send_grant(request, await self._logins.renew(identity))
+        with audited("token.renew", **_who(request, identity)):
+            grant = await self._logins.renew(identity)
+        return _send_grant(request, grant)
 
     @app.route("/logout", methods=["GET", "POST"])
-    async def logout(self, request: Request) -> None:
+    async def logout(self, request: SiteRequest) -> None:
         """Stop watching the user's extension."""
-        await self._logins.log_out(self._identify_alone(request))
+        identity = self._identify_alone(request)
+        with audited("logout", **_who(request, identity)):
+            await self._logins.log_out(identity)
         send_nothing(request)
 
     @app.route("/ticket", methods=["POST"])
-    def ticket(self, request: Request) -> bytes:
+    def ticket(self, request: SiteRequest) -> bytes:
         """Give what opens one event stream."""
-        ticket = self._tickets.issue(self._identify_alone(request))
+        identity = self._identify_alone(request)
+        with audited("ticket", **_who(request, identity)):
+            ticket = self._tickets.issue(identity)
         return send_json(request, {"ticket": ticket.text, "expires_in": ticket.expires_in})
 
     # --- What happens -------------------------------------------------------------------------
@@ -172,11 +179,14 @@ class Api:
     # --- Call control -------------------------------------------------------------------------
 
     @app.route("/call", methods=["POST"])
-    async def make_call(self, request: Request) -> bytes:
+    async def make_call(self, request: SiteRequest) -> bytes:
         """Make a call from the user's extension, or from another device."""
         identity, fields = self._identify(request), read_body(request)
         to = fields.required("to", "to field is empty")
-        made = await self._calls.make(identity, to, (fields.text("from") or "").strip())
+        calling = (fields.text("from") or "").strip()
+        with audited("call.make", **_who(request, identity), to=to, calling=calling) as told:
+            made = await self._calls.make(identity, to, calling)
+            told.update(_which(made.connection))
         call = {
             "callId": made.connection.call_id,
             "deviceId": made.connection.device_id,
@@ -185,125 +195,147 @@ class Api:
         return send_json(request, {"call": call})
 
     @app.route("/call/answer", methods=["POST"])
-    async def answer(self, request: Request) -> None:
+    async def answer(self, request: SiteRequest) -> None:
         """Answer a ringing call."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.answer(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.answer", **_who(request, identity), **_which(call)):
+            await self._calls.answer(identity, call)
         send_nothing(request)
 
     @app.route("/call/hangup", methods=["POST"])
-    async def hang_up(self, request: Request) -> None:
+    async def hang_up(self, request: SiteRequest) -> None:
         """Leave a call, or reject a ringing one."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.hang_up(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.hangup", **_who(request, identity), **_which(call)):
+            await self._calls.hang_up(identity, call)
         send_nothing(request)
 
     @app.route("/call/hold", methods=["POST"])
-    async def hold(self, request: Request) -> None:
+    async def hold(self, request: SiteRequest) -> None:
         """Put a call on hold, or take it back."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.hold(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.hold", **_who(request, identity), **_which(call)):
+            await self._calls.hold(identity, call)
         send_nothing(request)
 
     @app.route("/call/retrieve", methods=["POST"])
-    async def retrieve(self, request: Request) -> None:
+    async def retrieve(self, request: SiteRequest) -> None:
         """Take a call back from hold."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.retrieve(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.retrieve", **_who(request, identity), **_which(call)):
+            await self._calls.retrieve(identity, call)
         send_nothing(request)
 
     @app.route("/call/deflect", methods=["POST"])
-    async def deflect(self, request: Request) -> None:
+    async def deflect(self, request: SiteRequest) -> None:
         """Send a ringing call elsewhere."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.deflect(identity, _connection(fields), _destination(fields))
+        call = _connection(fields)
+        to = _destination(fields)
+        with audited("call.deflect", **_who(request, identity), **_which(call), to=to):
+            await self._calls.deflect(identity, call, to)
         send_nothing(request)
 
     @app.route("/call/park", methods=["POST"])
-    async def park(self, request: Request) -> None:
+    async def park(self, request: SiteRequest) -> None:
         """Park a call."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.park(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.park", **_who(request, identity), **_which(call)):
+            await self._calls.park(identity, call)
         send_nothing(request)
 
     @app.route("/call/transfer", methods=["POST"])
-    async def transfer(self, request: Request) -> None:
+    async def transfer(self, request: SiteRequest) -> None:
         """Hand an answered call to another number."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.transfer(identity, _connection(fields), _destination(fields))
+        call = _connection(fields)
+        to = _destination(fields)
+        with audited("call.transfer", **_who(request, identity), **_which(call), to=to):
+            await self._calls.transfer(identity, call, to)
         send_nothing(request)
 
     @app.route("/call/transfer/consult", methods=["POST"])
-    async def transfer_consult(self, request: Request) -> None:
+    async def transfer_consult(self, request: SiteRequest) -> None:
         """Join the held call and the active one."""
         identity, fields = self._identify(request), read_body(request)
         held = _connection(fields)
         active = _connection(fields, "activeCallId", "activeDeviceId")
-        await self._calls.transfer_consult(identity, held, active)
+        other = {"active_call_id": active.call_id, "active_device_id": active.device_id}
+        with audited("call.transfer.consult", **_who(request, identity), **_which(held), **other):
+            await self._calls.transfer_consult(identity, held, active)
         send_nothing(request)
 
     @app.route("/call/record/start", methods=["POST"])
-    async def start_recording(self, request: Request) -> None:
+    async def start_recording(self, request: SiteRequest) -> None:
         """Begin to record a call."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.start_recording(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.record.start", **_who(request, identity), **_which(call)):
+            await self._calls.start_recording(identity, call)
         send_nothing(request)
 
     @app.route("/call/record/stop", methods=["POST"])
-    async def stop_recording(self, request: Request) -> None:
+    async def stop_recording(self, request: SiteRequest) -> None:
         """End the recording of a call."""
         identity, fields = self._identify(request), read_body(request)
-        await self._calls.stop_recording(identity, _connection(fields))
+        call = _connection(fields)
+        with audited("call.record.stop", **_who(request, identity), **_which(call)):
+            await self._calls.stop_recording(identity, call)
         send_nothing(request)
 
     # --- For those who look after the daemon --------------------------------------------------
 
-    def _admit(self, request: Request) -> Identity:
+    def _admit(self, request: SiteRequest) -> Identity:
         """Give who asks, if that is somebody who looks after the daemon."""
         identity = self._identify(request)
         if identity.ext not in self.admins:
-            raise Forbidden("this is for the administrators of MXFlex alone")
+            with audited("admin", **_who(request, identity)):
+                raise Forbidden("this is for the administrators of MXFlex alone")
         return identity
 
     @app.route("/admin/webhooks", methods=["GET"])
-    async def webhooks(self, request: Request) -> bytes:
+    async def webhooks(self, request: SiteRequest) -> bytes:
         """Tell how the webhooks stand."""
         self._admit(request)
         return send_json(request, encode_webhooks(await self._webhooks.status()))
 
     @app.route("/admin/webhooks/retry", methods=["POST"])
-    async def retry_webhook(self, request: Request) -> bytes:
+    async def retry_webhook(self, request: SiteRequest) -> bytes:
         """Send dead letters again."""
-        return await self._act_on_webhook(request, "retried", self._webhooks.retry)
+        count = await self._act_on_webhook(request, "retry", self._webhooks.retry)
+        return send_json(request, {"retried": count})
 
     @app.route("/admin/webhooks/discard", methods=["POST"])
-    async def discard_webhook(self, request: Request) -> bytes:
+    async def discard_webhook(self, request: SiteRequest) -> bytes:
         """Throw dead letters away."""
-        return await self._act_on_webhook(request, "discarded", self._webhooks.discard)
+        count = await self._act_on_webhook(request, "discard", self._webhooks.discard)
+        return send_json(request, {"discarded": count})
 
     @app.route("/admin/webhooks/enable", methods=["POST"])
-    async def enable_webhook(self, request: Request) -> None:
+    async def enable_webhook(self, request: SiteRequest) -> None:
         """Send events again to a receiver that wanted no more."""
         identity, fields = self._admit(request), read_body(request)
         name = fields.required("webhook", "webhook required")
-        await self._webhooks.enable(name)
-        log.info("webhook {name}: enabled by {ext}", name=name, ext=identity.ext)
+        with audited("admin.webhook.enable", **_who(request, identity), webhook=name):
+            await self._webhooks.enable(name)
         send_nothing(request)
 
     async def _act_on_webhook(
-        self, request: Request, done: str, act: Callable[[str, str | None], Awaitable[int]]
-    ) -> bytes:
+        self, request: SiteRequest, what: str, act: Callable[[str, str | None], Awaitable[int]]
+    ) -> int:
         identity, fields = self._admit(request), read_body(request)
         name = fields.required("webhook", "webhook required")
-        count = await act(name, fields.text("id") or None)
-        log.info(
-            "webhook {name}: {count} dead letters {done} by {ext}",
-            name=name,
-            count=count,
-            done=done,
-            ext=identity.ext,
-        )
-        return send_json(request, {done: count})
+        letter = fields.text("id") or None
+        with audited(
+            f"admin.webhook.{what}", **_who(request, identity), webhook=name, letter=letter
+        ) as told:
+            told["count"] = count = await act(name, letter)
+        return count
 
     # --- Documentation ------------------------------------------------------------------------
 
@@ -343,6 +375,16 @@ Api.app.url_map.merge_slashes = False
 # werkzeug adds HEAD wherever GET is allowed; a stream has no length to tell.
 for _rule in Api.app.url_map.iter_rules("events"):
     _rule.methods = {"GET"}
+
+
+def _who(request: SiteRequest, identity: Identity) -> dict[str, Field | None]:
+    """Give who asks, as the audit log has it."""
+    return {"address": request.address, "ext": identity.ext}
+
+
+def _which(call: ConnectionID) -> dict[str, Field | None]:
+    """Give what is acted on, as the audit log has it."""
+    return {"call_id": call.call_id, "device_id": call.device_id}
 
 
 def _send_grant(request: Request, grant: Grant) -> bytes:

@@ -20,6 +20,7 @@ from tests.ports import LOOPBACK, free_port
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "contrib" / "mxflex.rules.yml"
 DASHBOARD = ROOT / "contrib" / "mxflex.dashboard.json"
+DOCS = ROOT / "docs" / "monitoring.md"
 # What Grafana puts in the place of its variables.
 VARIABLES = {"$__rate_interval": "5m", "$job": "mxflex", "$instance": "m"}
 
@@ -173,7 +174,7 @@ def test_prometheus_reads_the_dashboard(tmp_path):
 
 @pytest_twisted.ensureDeferred
 async def test_every_figure_is_there(secure, tmp_path):
-    """Whatever an alert or a panel looks at is among a daemon's figures, which are named well."""
+    """Alerts, panels and docs/monitoring.md speak of the figures that a daemon has."""
     # Nobody listens there: the figures are there all the same.
     hook = {
         "name": "crm",
@@ -190,10 +191,13 @@ async def test_every_figure_is_there(secure, tmp_path):
     connection = await served.running.connect(served.running.ports[-1])
     connection.send(request_bytes("GET", "/metrics"))
     text = (await connection.read_reply("GET")).body.decode()
-    samples = {}
+    samples, families = {}, set()
     for family in read_text(text):
+        families.add(family.name + ("_total" if family.type == "counter" else ""))
         for sample in family.samples:
             samples.setdefault(sample.name, set()).update(sample.labels)
+    listed = re.findall(r"^\| `(mxflex_\w+)` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {each for each in families if each.startswith("mxflex_")} == set(listed)
     # These come from Prometheus itself.
     labels = {"job", "instance"}.union(*samples.values())
     texts = [*expressions(), *(rule["expr"] for rule in alerts().values())]

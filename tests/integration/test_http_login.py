@@ -146,10 +146,15 @@ async def test_a_client_that_does_not_wait_for_its_refusal(daemon):
     form = "Content-Type: application/x-www-form-urlencoded"
     client.send(request_bytes("POST", "/api/login", form, body=b"login=nobody&password=x"))
     await running.soon(running.mx.when_command("loginRequest", 2))
-    await running.when(lambda: [line for line in running.log.lines if "refused, code" in line])
+    # That for the login is closed once the answer has come.
+    await running.when(lambda: len(running.mx.connections) == 1)
+    assert not running.log.of("mxflex.audit")
     client.abort()
     await running.when(lambda: running.log.of("mxflex.access"))
     assert "(client gone)" in running.log.of("mxflex.access")[-1]
+    # Whoever tries passwords does not hide it so.
+    (line,) = running.log.of("mxflex.audit")
+    assert "login refused address='127.0.0.1' login='nobody' reason=" in line
 
 
 @pytest_twisted.ensureDeferred

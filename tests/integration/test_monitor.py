@@ -211,6 +211,14 @@ async def test_the_mx(watched):
     await running.post("/api/login", {"login": LOGIN, "password": "wrong"})
     for result, count in (("accepted", 1), ("refused", 1), ("throttled", 0), ("unavailable", 0)):
         assert await watcher.figure("mxflex_logins_total", result=result) == count
+    await running.post("/api/token", token=token)
+    ticket = (await running.post("/api/ticket", token=token)).json["ticket"]
+    for _ in range(2):
+        (await running.open_stream(None, query=f"?ticket={ticket}")).abort()
+    for result, count in (("accepted", 1), ("refused", 0), ("unavailable", 0)):
+        assert await watcher.figure("mxflex_renewals_total", result=result) == count
+    for result, count in (("issued", 1), ("redeemed", 1), ("invalid", 1), ("refused", 0)):
+        assert await watcher.figure("mxflex_tickets_total", result=result) == count
     running.mx.faults.set("MakeCall", CommandFault(answer=CSTAError(text="no")))
     await running.post("/api/call", {"to": "12025550117"}, token=token)
     commands = "mxflex_mx_commands_total"
