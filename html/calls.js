@@ -69,6 +69,10 @@ export class Calls extends EventTarget {
       people.addEventListener(name, () => this.#draw());
     }
     languages.addEventListener("change", () => this.#draw());
+    $("parked-close").addEventListener("click", () => {
+      $("parked").hidden = true;
+      $("calls-title").focus();
+    });
   }
 
   begin(session, stream) {
@@ -94,6 +98,7 @@ export class Calls extends EventTarget {
     this.#left = new Set();
     this.#done = new Map();
     $("calls-note").replaceChildren();
+    $("parked").hidden = true;
     this.#draw();
   }
 
@@ -144,9 +149,13 @@ export class Calls extends EventTarget {
   /** Remembers calls that are over before they can be read: somebody who rings once is missed, too. */
   #heard(name, data) {
     if (name === "ParkedEvent") {
-      tell(this.#notice(), "parked", { place: data.parkId });
+      tell($("parked-text"), "parked", { place: data.parkId });
+      $("parked").hidden = false;
     }
     const key = String(data?.callId);
+    if (name === "FailedEvent") {
+      this.#done.set(key, { failed: true });
+    }
     const begins = name === "DeliveredEvent" || name === "OriginatedEvent";
     if (begins && ![this.#calls, this.#begun, this.#left].some((known) => known.has(key))) {
       const now = new Date(this.#now()).toISOString();
@@ -154,19 +163,6 @@ export class Calls extends EventTarget {
       const direction = outgoing ? "outgoing" : "incoming";
       this.#begun.set(key, { ...data, direction, startedAt: now, since: now });
     }
-  }
-
-  #notice() {
-    const place = $("calls-note");
-    const there = place.querySelector(".notice");
-    if (there !== null) {
-      return there;
-    }
-    const made = document.createElement("p");
-    made.className = "notice";
-    made.setAttribute("role", "status");
-    place.prepend(made);
-    return made;
   }
 
   async #readCalls(session) {

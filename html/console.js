@@ -7,7 +7,7 @@ import { Calls } from "./calls.js";
 import { Directory } from "./directory.js";
 import { $, errorText, mark, press } from "./dom.js";
 import { Inspector } from "./inspector.js";
-import { beginLanguage, languages, tell, write } from "./language.js";
+import { beginLanguage, languages, t, tell, write } from "./language.js";
 import { forgetSession, keepSession, keptSession } from "./memory.js";
 import { drawAvatar, nameOf, People } from "./people.js";
 import { PersonCard } from "./person.js";
@@ -107,7 +107,8 @@ $("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const password = $("password");
   // The MX has words of its own for a login that it does not take.
-  const words = (error) => (error.status === 403 ? error.message : errorText(error));
+  const words = (error) =>
+    error.status === 403 ? t("login-refused", { text: error.message }) : errorText(error);
   let begun;
   const signIn = async () => {
     begun = await login($("login").value, password.value);

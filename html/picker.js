@@ -1,7 +1,7 @@
 // The window in which somebody is chosen, to whom a call is to go.
 
 import { $, copyOf, arrange, attempt } from "./dom.js";
-import { t, tell, write } from "./language.js";
+import { tell, write } from "./language.js";
 import { drawAvatar, nameOf, presenceText } from "./people.js";
 import { Query } from "./search.js";
 

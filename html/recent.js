@@ -22,7 +22,7 @@ function outcomeOf(call) {
     return "sent-on";
   }
   if (call.direction === "outgoing") {
-    return call.answeredAt ? "outgoing" : call.state === "fail" ? "unfinished" : "unanswered";
+    return call.answeredAt ? "outgoing" : call.failed ? "unfinished" : "unanswered";
   }
   if (call.answeredAt) {
     return "incoming";
@@ -31,14 +31,12 @@ function outcomeOf(call) {
 }
 
 export class Recent {
-  #calls;
   #people;
   #call;
   #items = [];
   #missed = 0;
 
   constructor({ calls, people, call }) {
-    this.#calls = calls;
     this.#people = people;
     this.#call = call;
     calls.addEventListener("over", ({ detail }) => this.#add(detail));
@@ -60,6 +58,10 @@ export class Recent {
   }
 
   #add(call) {
+    if (call.party.name === "" && call.party.number === "") {
+      // It was under way when the watching began, and has ended without a word of who it was.
+      return;
+    }
     const item = copyOf("past-template");
     const entry = { call, item, outcome: outcomeOf(call) };
     const button = item.querySelector(".call");
@@ -90,7 +92,7 @@ export class Recent {
       const { number } = call.party;
       const contact = call.party.contact ?? this.#people.whose(number);
       const name = contact ? nameOf(contact) : call.party.name;
-      const title = name || number || t("unknown");
+      const title = name || number;
       mark(item, "outcome", outcome);
       item.querySelector("use").setAttribute("href", `#i-${ICONS[outcome]}`);
       write(item.querySelector(".name"), title);

@@ -72,13 +72,18 @@ export class Query {
         digits && index.numbers.find(([, each]) => each.includes(this.digits || digits));
       if (number) {
         found = number[0];
-      } else if (this.words.length === 1 && index.email.includes(word)) {
+      } else if (this.words.length === 1 && this.#isIn(index.email, word)) {
         found = "email";
       } else {
         return this.#whole(index);
       }
     }
     return { rank: best, found: found === "ext" ? "" : found };
+  }
+
+  // Most people of a company have the same name behind the @.
+  #isIn(email, word) {
+    return (word.includes("@") ? email : email.split("@")[0]).includes(word);
   }
 
   // `202 555 01 44` is one number in several parts.

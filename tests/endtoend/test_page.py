@@ -57,7 +57,10 @@ SCENARIO = {
         user(**DENIED),
         user(**REACHABLE, cell_phone=MOBILE, did="+442079460112", email="zoe@example.com"),
     ],
-    "outside": [{"number": OUTSIDE, "name": "Harbor Coffee", "answers_after": 0}],
+    "outside": [
+        {"number": OUTSIDE, "name": "Harbor Coffee", "answers_after": 0},
+        {"number": "+12025550190", "name": "Bluebird Dental", "busy": True},
+    ],
 }
 
 
@@ -462,6 +465,33 @@ def test_presence(screen, site, extensions):
     expect(row.locator(".about")).to_have_text("Available")
 
 
+def test_change_overtakes_the_list(screen, site, extensions):
+    """A presence that changes while the list is on its way is shown, not that of the list."""
+    mine, other = next(extensions), next(extensions)
+    screen.enter(mine)
+    late = []
+
+    def hold(route):
+        answer = route.fetch()
+        if late:
+            route.fulfill(response=answer)
+        else:
+            late.append((route, answer))
+            site.control(f"contacts/{other}", status="Busy", note="")
+
+    screen.page.route("**/api/contacts", hold)
+    site.lose_mx()
+    expect(screen.chip).to_have_text("MX is down")
+    site.find_mx()
+    expect(screen.events("ContactEvent").filter(has_text=f'"{other}"')).to_have_count(1)
+    route, answer = late[0]
+    with screen.page.expect_response("**/api/contacts"):
+        route.fulfill(response=answer)
+    expect(screen.chip).to_have_text("Live")
+    expect(screen.contact(other).locator(".presence")).to_have_text("Busy")
+    screen.page.unroute_all(behavior="wait")
+
+
 def test_people_come_and_go(screen, site, extensions):
     """Who is new stands where the name belongs; who leaves is not there any more."""
     screen.enter(next(extensions))
@@ -667,6 +697,18 @@ def test_deflect(screen, site, extensions):
     site.person(f"user{third}").answer()
 
 
+def test_choice_ends_with_the_call(screen, site, extensions):
+    """Who is choosing to whom a call shall go need choose no more when the caller hangs up."""
+    mine = next(extensions)
+    screen.enter(mine)
+    call = site.control("calls", **{"from": OUTSIDE, "to": mine})
+    screen.card("ringing").get_by_role("button", name="Send on").click()
+    expect(screen.page.locator("#picker")).to_be_visible()
+    site.control(f"calls/{call['id']}/hang_up", number=OUTSIDE.removeprefix("+"))
+    expect(screen.page.locator("#picker")).to_be_hidden()
+    expect(screen.calls).to_have_count(0)
+
+
 def test_consultation(screen, site, extensions):
     """A third person is asked while the caller is on hold; then the two are connected."""
     mine, other, third = (next(extensions) for _ in range(3))
@@ -697,8 +739,22 @@ def test_record_and_park(screen, extensions):
     record.click()
     expect(record).to_have_attribute("aria-pressed", "false")
     card.get_by_role("button", name="Park").click()
-    expect(screen.page.get_by_text(re.compile(r"^Parked in place \d+\.$"))).to_be_visible()
+    word = screen.page.get_by_role("status").filter(has_text=re.compile(r"Parked in place \d+\."))
+    expect(word).to_be_visible()
     expect(screen.calls).to_have_count(0)
+    word.get_by_role("button", name="Close").click()
+    expect(word).to_be_hidden()
+
+
+def test_failed_call(screen, site, extensions):
+    """A call that fails, as when the other one is busy, is told from one that nobody answers."""
+    screen.enter(next(extensions))
+    screen.dial("+12025550190")
+    expect(screen.recent).to_have_attribute("data-outcome", "unfinished")
+    other = next(extensions)
+    screen.call_contact(other)
+    screen.card("dialling").get_by_role("button", name="Hang up").click()
+    expect(screen.recent.first).to_have_attribute("data-outcome", "unanswered")
 
 
 def test_refused_call(screen):
@@ -825,13 +881,27 @@ def test_stream_lost_and_back(open_screen, site, extensions):
         expect(screen.banner).to_contain_text(re.compile(r"how things were at \d\d:\d\d:\d\d"))
         colleague.hang_up("alerting")
         site.control(f"contacts/{other}", status="Busy", note="в дороге")
+        # Somebody calls and gives up while nobody can see it.
+        call = site.control("calls", **{"from": OUTSIDE, "to": mine})
+        site.control(f"calls/{call['id']}/hang_up", number=OUTSIDE.removeprefix("+"))
+        screen.page.evaluate(
+            """() => {
+              window.said = [];
+              new MutationObserver(() => said.push(announcement.textContent))
+                .observe(announcement, { childList: true });
+            }"""
+        )
         cable.plug()
         expect(screen.chip).to_have_text("Live")
         expect(screen.banner).to_be_hidden()
-        expect(screen.events("ConnectionClearedEvent")).to_have_count(1)
-        expect(screen.events("DeliveredEvent")).to_have_count(1)
+        expect(screen.events("ConnectionClearedEvent")).to_have_count(2)
+        expect(screen.events("DeliveredEvent")).to_have_count(2)
         expect(screen.calls).to_have_count(0)
-        expect(screen.recent).to_have_attribute("data-outcome", "missed")
+        names = screen.recent.locator(".name")
+        expect(names).to_have_text([OUTSIDE.removeprefix("+"), name_of(other)], use_inner_text=True)
+        assert {row.get_attribute("data-outcome") for row in screen.recent.all()} == {"missed"}
+        # What is long over does not ring.
+        assert "Incoming" not in "".join(screen.page.evaluate("said"))
         expect(screen.contact(other).locator(".note")).to_have_text("в дороге")
         screen.leave()
 
