@@ -272,7 +272,8 @@ export class Calls extends EventTarget {
     const focused = card.contains(document.activeElement) ? document.activeElement : null;
     this.#drawButtons(card, call, phase, title);
     if (focused?.hidden) {
-      card.querySelector(".hang-up").focus();
+      // Not to the one that hangs up, should somebody press twice.
+      card.querySelector(".buttons > :not([hidden])").focus();
     }
   }
 
