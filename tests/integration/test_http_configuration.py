@@ -264,7 +264,7 @@ async def test_files_may_be_imported_by_configured_sites(daemon):
 
 @pytest_twisted.ensureDeferred
 async def test_each_request_is_one_line_of_the_log(daemon):
-    """The access log has address, method, path, status, bytes and seconds of each request."""
+    """The access log has address, method, path, status, bytes, seconds and name of each request."""
     running = await daemon()
     token = await running.log_in()
     stream = await running.open_stream(token)
@@ -275,4 +275,5 @@ async def test_each_request_is_one_line_of_the_log(daemon):
     assert " mxflex.access  127.0.0.1 POST /api/login 200 " in login
     assert " mxflex.access  127.0.0.1 GET /nothing?x=1 404 64 " in nothing
     assert " mxflex.access  127.0.0.1 GET /api/events 200 " in events
-    assert events.endswith("(client gone)\n")
+    (name,) = stream.headers.getRawHeaders("x-request-id")
+    assert events.endswith(f" (client gone) [{name}]\n")
