@@ -233,6 +233,8 @@ class ServerLink(Service):
         """Log in otherwise the next time; if that is waited for, now."""
         self._login = login
         self._password = password
+        # Whoever has changed it wants to know how it went, also if it went as before.
+        self._trouble = ""
         self._waits.refused.reset()
         self._try_now()
 
