@@ -934,6 +934,8 @@ def test_inspector(open_screen, site, extensions):
     colleague.dial(mine)
     delivered = screen.events("DeliveredEvent")
     delivered.locator("summary").click()
+    # The browser tells a moment later that it is open.
+    expect(delivered.locator("pre")).not_to_be_empty()
     shown = json.loads(delivered.locator("pre").text_content())
     assert shown["alertingDevice"] == mine
     assert '\n  "callId"' in delivered.locator("pre").text_content()
