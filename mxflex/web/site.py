@@ -261,6 +261,14 @@ class Channel(HTTPChannel):
         self.persistent = False
         return socket_of(self.transport)
 
+    def forceAbortClient(self) -> None:
+        """Cut the client off; whoever waits for its end need not."""
+        aborting = self._abortingCall
+        if aborting is not None and aborting.active():
+            # Twisted would forget it, and cut off later what is lost by then.
+            aborting.cancel()
+        super().forceAbortClient()
+
     def loseConnection(self) -> None:
         """Close once everything is sent, or the client has not read it for too long."""
         if self._abortingCall is None:

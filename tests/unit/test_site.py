@@ -115,3 +115,12 @@ def test_nothing_waits_for_a_connection_that_is_lost(client, late):
     client.protocol.connectionLost(Failure(ConnectionDone()))
     getattr(client.protocol._channel, late)()
     assert client.clock.getDelayedCalls() == []
+
+
+def test_a_client_that_is_cut_off_while_its_end_is_waited_for(client):
+    """Whoever is cut off at once is not cut off once more when its time is up."""
+    client.send(HEAD)
+    client.clock.advance(IDLE_SECONDS)
+    assert client.clock.getDelayedCalls()
+    client.protocol._channel.forceAbortClient()
+    assert client.clock.getDelayedCalls() == []
