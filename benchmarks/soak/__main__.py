@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,13 +145,15 @@ class Visitors(threading.Thread):
 
     def run(self) -> None:
         people = itertools.cycle(range(_PEOPLE))
-        logging_in = itertools.cycle(range(_PEOPLE))
+        # The first one's token is the oldest.
+        logging_in = deque(range(_PEOPLE))
         login_due = time.monotonic()
         try:
             while not self._over.is_set():
                 if time.monotonic() >= login_due:
                     login_due += LOGIN_EVERY
-                    self._log_in_everywhere(next(logging_in))
+                    if self._log_in_everywhere(logging_in[0]):
+                        logging_in.rotate(-1)
                 person = next(people)
                 for path in ("/api/contacts", "/api/calls"):
                     for index in range(len(self._servers)):
@@ -171,12 +173,15 @@ class Visitors(threading.Thread):
         if self.failure is not None:
             raise BenchmarkError(f"a request failed: {self.failure!r}") from self.failure
 
-    def _log_in_everywhere(self, person: int) -> None:
+    def _log_in_everywhere(self, person: int) -> bool:
+        """Log in at all servers; tell whether that went."""
         newest: list[dict[str, str]] = [{} for _ in self._servers]
-        for index in range(len(self._servers)):
-            if self._log_in(index, person):
+        went = [self._log_in(index, person) for index in range(len(self._servers))]
+        for index, done in enumerate(went):
+            if done:
                 newest[index] = {ext_of(person): self._tokens[index][ext_of(person)]}
         self._pass_on(newest)
+        return all(went)
 
     def _log_in(self, index: int, person: int) -> bool:
         server = self._servers[index]

@@ -176,6 +176,10 @@ class Watch:
                 return
         elif reason == EXPIRED:
             self.expired += 1
+            if self._jump is not None:
+                # The gap that it waited for is among what is not kept any more.
+                self._explain(self._jump, MX_DOWN)
+                self._jump = None
             self._newest_then = self.ledger.newest
             owing = self._newest_then - self.number
             if owing < self.ledger.history - HISTORY_SLACK:

@@ -144,6 +144,21 @@ def test_a_client_that_is_late_must_get_what_is_kept():
         assert watch.ledger.jumps == {(1, first, "expired"): 1}
 
 
+def test_a_gap_that_is_not_kept_any_more():
+    """Who jumped over an outage, and comes back too late for its `gap`, is told `expired`.
+
+    The outage has to account for what it jumped over, as if the gap had been told.
+    """
+    watch = make_watch(history=40)
+    feed(watch, 1, 10)
+    watch.ledger.newest = 200
+    watch.reopen()
+    feed(watch, EXPIRED, 161)
+    watch.settle()
+    assert watch.ledger.faults == {}
+    assert watch.ledger.jumps == {(1, 10, "mx-down"): 1, (10, 161, "expired"): 1}
+
+
 @given(st.sets(st.integers(1, 60)))
 def test_ranges_hold_just_these_numbers(numbers):
     """Joined to ranges, numbers are the same, and no two ranges touch."""
