@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.endtoend.stage import BROWSER_FLAGS, PATIENCE, ROOT, Cable, Site, find_browser
+from tests.endtoend.stage import PATIENCE, ROOT, Cable, Site, chromium
 
 OUTPUT = ROOT / "build" / "screenshots"
 WIDTHS = ((360, 740), (768, 1024), (1440, 900))
@@ -232,10 +232,7 @@ def main():
     expect.set_options(timeout=PATIENCE * 1000)
     with (
         tempfile.TemporaryDirectory() as folder,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=find_browser(playwright.chromium), args=[*BROWSER_FLAGS]
-        ) as browser,
+        chromium() as browser,
         Site(Path(folder), SCENARIO, html=str(ROOT / "html")) as site,
         Cable(site.port) as cable,
     ):

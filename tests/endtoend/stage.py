@@ -434,7 +434,7 @@ class Cable:
         self._selector.close()
 
 
-def find_browser(chromium):
+def _find_browser(chromium):
     """Give the path of a Chromium: the machine's, or the one that Playwright has installed."""
     for name in BROWSERS:
         path = shutil.which(name)
@@ -442,6 +442,19 @@ def find_browser(chromium):
             return path
     own = Path(chromium.executable_path)
     return str(own) if own.is_file() else None
+
+
+@contextlib.contextmanager
+def chromium(*flags):
+    """Run a Chromium without a window; where there is none, the test is skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        path = _find_browser(playwright.chromium)
+        if path is None:
+            pytest.skip("there is no Chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=[*BROWSER_FLAGS, *flags])
+        with browser:
+            yield browser
 
 
 class Witness:

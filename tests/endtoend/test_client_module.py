@@ -16,14 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.endtoend.stage import (
-    BROWSER_FLAGS,
     HTML,
     PATIENCE,
     ROOT,
     Cable,
     Site,
+    chromium,
     eventually,
-    find_browser,
 )
 from tests.ports import LOOPBACK
 
@@ -50,15 +49,9 @@ EVENTS = {"heartbeat": 1}
 
 @pytest.fixture(scope="module")
 def browser():
-    """A Chromium without a window."""
-    with sync_api.sync_playwright() as playwright:
-        path = find_browser(playwright.chromium)
-        if path is None:
-            pytest.skip("there is no Chromium")
-        resolving = f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"
-        browser = playwright.chromium.launch(executable_path=path, args=[*BROWSER_FLAGS, resolving])
+    """A Chromium that finds one more host here."""
+    with chromium(f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,11 @@ import pytest
 
 from tests.endtoend.documents import Demo, commands, fenced, indented
 from tests.endtoend.stage import (
-    BROWSER_FLAGS,
     PATIENCE,
     ROOT,
     Cable,
     Daemon,
     eventually,
-    find_browser,
 )
 from tests.ports import LOOPBACK, free_port
 
@@ -92,18 +90,6 @@ def ring(demo, caller=OUTSIDE):
 class _Silent(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium without a window."""
-    with sync_api.sync_playwright() as playwright:
-        path = find_browser(playwright.chromium)
-        if path is None:
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=[*BROWSER_FLAGS])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

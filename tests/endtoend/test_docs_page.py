@@ -12,7 +12,7 @@ import pytest
 
 import mxflex.web
 from mxflex.web.openapi import describe
-from tests.endtoend.stage import BROWSER_FLAGS, PATIENCE, Site, Witness, find_browser
+from tests.endtoend.stage import PATIENCE, Site, Witness
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
@@ -36,18 +36,6 @@ def site(tmp_path_factory):
     """An MX without calls of its own, and MXFlex."""
     with Site(tmp_path_factory.mktemp("site"), SCENARIO) as site:
         yield site
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium without a window."""
-    with sync_api.sync_playwright() as playwright:
-        path = find_browser(playwright.chromium)
-        if path is None:
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=[*BROWSER_FLAGS])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -11,11 +11,10 @@ import urllib.parse
 import pytest
 
 from tests.endtoend.stage import (
-    BROWSER_FLAGS,
     PATIENCE,
     Cable,
     SecureSite,
-    find_browser,
+    chromium,
 )
 
 LARGE = 5_000_000
@@ -165,14 +164,7 @@ OPEN_STREAMS = """async ([count, login, password]) => {
 
 def test_20_event_sources_on_one_connection(site):
     """A browser keeps 20 streams open on one connection, and each of them hears every event."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with Cable(site.port) as cable, sync_api.sync_playwright() as playwright:
-        path = find_browser(playwright.chromium)
-        if path is None:
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(
-            executable_path=path, args=[*BROWSER_FLAGS, "--ignore-certificate-errors"]
-        )
+    with Cable(site.port) as cable, chromium("--ignore-certificate-errors") as browser:
         page = browser.new_context(ignore_https_errors=True).new_page()
         page.set_default_timeout(PATIENCE * 1000)
         page.goto(f"https://localhost:{cable.port}/")

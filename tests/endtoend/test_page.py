@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.endtoend.stage import (
-    BROWSER_FLAGS,
     HTML,
     PATIENCE,
     Cable,
@@ -17,7 +16,6 @@ from tests.endtoend.stage import (
     Site,
     Witness,
     eventually,
-    find_browser,
 )
 from tests.ports import free_port
 
@@ -67,18 +65,6 @@ SCENARIO = {
 def name_of(ext):
     """Give the name that the directory has for an extension."""
     return f"{FIRST_NAMES[int(ext) % len(FIRST_NAMES)]} No. {ext}"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium without a window."""
-    with sync_api.sync_playwright() as playwright:
-        path = find_browser(playwright.chromium)
-        if path is None:
-            pytest.skip("there is no Chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=[*BROWSER_FLAGS])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
