@@ -211,8 +211,12 @@ class SecureSender:
         self._tls.getHandle().disturbed = act
 
     def write(self, data: bytes) -> None:
-        """Send bytes, at once if nothing is queued before them."""
-        if not self.caught_up():
+        """Send bytes, at once if nothing is queued before them.
+
+        What has to wait waits with the transport, which says when it holds enough; Twisted's TLS
+        would first collect what comes in this turn.
+        """
+        if self._tls._aggregator._buffer or self._tls._appSendBuffer:
             self._tls.write(data)
             return
         step = self.record_bytes
