@@ -25,6 +25,13 @@ const LOGOUT_MS = 3_000;
 /** A stream opens at once, but a server that was restarted may have to ask the MX first: 10 s. */
 const OPENING_MS = 20_000;
 
+/**
+ * Where a connection has died the browser may have others, idle, that are as dead. So it gets this
+ * long to open the next stream, so many times; whoever gives up a request gives up its connection.
+ */
+const HASTY_MS = 3_000;
+const HASTY_TRIES = 5;
+
 /** A token is renewed when this part of its life is over; not by all tabs in the same moment. */
 const RENEW_FROM = 0.7;
 const RENEW_TO = 0.8;
@@ -697,13 +704,13 @@ export class Session extends EventTarget {
       throw new Abandoned();
     }
     const named = [...new Set(topics)].sort().join(",");
-    const ask = async (position, over) => {
+    const ask = async (position, over, limit) => {
       const headers = { Accept: "text/event-stream" };
       if (position !== "") {
         headers["Last-Event-ID"] = position;
       }
       const path = `events?${new URLSearchParams({ topics: named })}`;
-      return (await this.#send(path, { headers, over, limit: OPENING_MS, open: true })).response;
+      return (await this.#send(path, { headers, over, limit, open: true })).response;
     };
     const { mx } = claimsOf(this.#token);
     const shares = `mxflex ${SHARING} ${this.#base} ${mx} ${this.extension} ${named}`;
@@ -820,6 +827,8 @@ class Line {
   #unwatch;
   /** The longest time between two comments so far, in milliseconds; 0: not known. */
   #interval = 0;
+  /** How often the next connection is opened in haste. */
+  #hasty = 0;
   /** Takes a hint while there is a connection, or while the time for the next one is waited for. */
   #hint = null;
 
@@ -859,6 +868,11 @@ class Line {
       }
       if (atOnce) {
         this.#hears.state("reconnecting", {});
+        this.#hasty = HASTY_TRIES;
+        continue;
+      }
+      if (this.#hasty > 0) {
+        this.#hasty -= 1;
         continue;
       }
       this.#failures += 1;
@@ -915,7 +929,17 @@ class Line {
     };
     try {
       const signal = AbortSignal.any([this.#over.signal, ended.signal]);
-      const response = await this.#ask(this.#position, signal);
+      const limit = this.#hasty > 0 ? HASTY_MS : OPENING_MS;
+    let response;
+    try {
+      response = await this.#ask(this.#position, signal, limit);
+    } catch (error) {
+      if (error instanceof Refused) {
+        this.#hasty = 0;
+      }
+      throw error;
+    }
+    this.#hasty = 0;
       const type = response.headers.get("Content-Type") ?? "";
       if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
         await response.body?.cancel();

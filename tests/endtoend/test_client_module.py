@@ -209,6 +209,8 @@ class Tab:
         """Sign in and open a stream."""
         self.sign_in(ext)
         self.connect(**options)
+        # It knows now from where to go on.
+        self.when("stream.lastEventId !== ''")
 
     def join(self, other, **options):
         """Be a tab of the same person beside another one."""
@@ -911,6 +913,8 @@ def test_network_that_changes(open_tab, site, extensions):
         cable.die()
         colleague.dial(mine)
         tab.run("dispatchEvent(new Event('online'))")
+        # The browser may first use another connection that has died, and give it up in time.
+        tab.page.clock.resume()
         tab.when_heard("DeliveredEvent")
         assert tab.states == ["live", "reconnecting", "live"]
         tab.page.close()
@@ -923,6 +927,23 @@ def test_sleep(open_tab, site, extensions):
     with SilentCable(site.port) as cable:
         tab = open_tab(f"http://localhost:{cable.port}/", timed=True)
         tab.enter(mine)
+        cable.die()
+        colleague.dial(mine)
+        tab.page.clock.fast_forward(10 * 60_000)
+        tab.when_heard("DeliveredEvent")
+        assert tab.states == ["live", "reconnecting", "live"]
+        tab.page.close()
+
+
+def test_sleep_beside_idle_connections(open_tab, site, extensions):
+    """Idle connections that have died in a sleep, too, and which the browser uses, are given up."""
+    mine, other = next(extensions), next(extensions)
+    colleague = site.person(f"user{other}")
+    with SilentCable(site.port) as cable:
+        tab = open_tab(f"http://localhost:{cable.port}/", timed=True)
+        tab.enter(mine)
+        # Two at once take two connections, which stay.
+        tab.run("Promise.all([session.calls(), session.contacts()]).then(() => null)")
         cable.die()
         colleague.dial(mine)
         tab.page.clock.fast_forward(10 * 60_000)
