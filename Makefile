@@ -21,7 +21,7 @@ help:
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff format the code"
 	@echo "make fuzz     the harnesses of fuzz/ side by side; FUZZ_SECONDS=60 for each"
-	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; 12 minutes"
+	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; 15 minutes"
 	@echo "make bench-quick   a minute of it"
 	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
 	@echo "make figures  put the results in the folders RUNS=… into docs/performance.md"
