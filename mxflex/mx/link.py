@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
+from twisted.internet.defer import TimeoutError as WaitedTooLong
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -54,6 +55,9 @@ RETRY_SECONDS = 30 * SECOND
 # pause that grows from the first to the second.
 MISSING_SECONDS = 1 * SECOND
 MAX_MISSING_SECONDS = 10 * SECOND
+# The link is up once all monitors run, or after this time. Those that an MX leaves unanswered cost a
+# timeout for each few of them, and neither commands nor the book have to wait for that.
+RESTORE_SECONDS = 10 * SECOND
 # How long the steps of an orderly end may take, together less than two seconds; then the connection
 # is cut. The whole daemon has five, and the streams need their part of it.
 STOP_SECONDS = 1 * SECOND
@@ -80,7 +84,7 @@ class LinkListener(Protocol):
     """Whoever wants to know how the link fares."""
 
     def link_up(self) -> None:
-        """The MX is there, and every wanted monitor runs."""
+        """The MX is there, and the wanted monitors run, but for those that it lets wait."""
 
     def link_down(self) -> None:
         """The MX is gone; events of this time are lost."""
@@ -184,6 +188,8 @@ class ServerLink(Service):
         if protocol is not None and self.up:
             stopping = [Deferred.fromCoroutine(self.monitors.stop(e)) for e in self.monitors.wanted]
             await self._briefly(DeferredList(stopping, consumeErrors=True), STOP_SECONDS)
+        if protocol is not None:
+            # Before the link is up, too: with the session its monitors end.
             await self._briefly(protocol.request(Logout()), LOGOUT_SECONDS)
         if self._supervisor is not None:
             self._supervisor.cancel()
@@ -285,10 +291,15 @@ class ServerLink(Service):
             self._protocol = protocol
             self.state = LinkState.RESTORING
             await self._watch_address_book(protocol)
-            await self.monitors.restore(protocol)
+            restoring = Deferred.fromCoroutine(self.monitors.restore(protocol))
+            chores.append(restoring)
+            await self._wait_for_monitors(restoring)
             chores += [
                 Deferred.fromCoroutine(chore).addErrback(self._chore_ended)
-                for chore in (self._read_address_book(protocol), self._restore_missing(protocol))
+                for chore in (
+                    self._read_address_book(protocol),
+                    self._restore_missing(protocol, restoring),
+                )
             ]
             self._tell_up(answer.serial)
             reason = await protocol.when_lost()
@@ -352,8 +363,23 @@ class ServerLink(Service):
                 return
             await deferLater(self._clock, RETRY_SECONDS)
 
-    async def _restore_missing(self, protocol: MXProtocol) -> None:
+    async def _wait_for_monitors(self, restoring: Deferred[None]) -> None:
+        """Wait until the monitors run, but not for ever; they go on to be started behind that.
+
+        Raises:
+            MXUnavailable: The connection ended meanwhile.
+        """
+        # One of its own: to give it up must take back nothing that the MX has been asked.
+        restored: Deferred[None] = Deferred()
+        restoring.addCallbacks(restored.callback, restored.errback)
+        try:
+            await restored.addTimeout(RESTORE_SECONDS, self._clock)
+        except WaitedTooLong:
+            log.warn("the MX takes long over its monitors; the link is up with those that run")
+
+    async def _restore_missing(self, protocol: MXProtocol, restoring: Deferred[None]) -> None:
         """Try again what the MX refused or left unanswered; such a stream would stay silent."""
+        await restoring
         waits = Backoff(MISSING_SECONDS, MAX_MISSING_SECONDS)
         while True:
             await deferLater(self._clock, waits.next())

@@ -9,7 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mxflex.errors import CommandRefused, MXUnavailable
-from mxflex.mx.link import MAX_MISSING_SECONDS, RETRY_SECONDS, LinkState, ServerLink
+from mxflex.mx.link import (
+    MAX_MISSING_SECONDS,
+    RESTORE_SECONDS,
+    RETRY_SECONDS,
+    LinkState,
+    ServerLink,
+)
+from mxflex.mx.monitors import COME_BACK_AT_ONCE
 from mxflex.wire.messages import (
     Acknowledgement,
     AddressBookAdded,
@@ -544,6 +551,58 @@ def test_monitor_that_is_not_restored_is_tried_again(bench, logged, habit):
     assert len(logged.about("monitor of 3095 not restored")) == 2
 
 
+def test_hundreds_of_monitors_that_are_not_answered(bench):
+    """Nobody waits for them all: commands go, the book is read, and what is still due follows."""
+    bench.start()
+    extensions = {str(3000 + number) for number in range(200)}
+    for ext in extensions:
+        outcome_of(Deferred.fromCoroutine(bench.link.monitors.start(ext)))
+    bench.run(2)
+    start = bench.network.habits[MonitorStart]
+    bench.network.habits[MonitorStart] = None
+    bench.network.entries = [person(n) for n in range(3)]
+    bench.network.peer.end()
+    bench.run(RESTORE_SECONDS + 2)
+    peer = bench.network.peer
+    assert bench.link.up
+    assert bench.link.monitors.missing == extensions
+    assert len(bench.link.address_book.entries) == 3
+    answer = outcome_of(bench.link.request(GetServiceList()))
+    bench.run(1)
+    assert len(answer) == 1
+    assert not isinstance(answer[0], Exception)
+    # Each has its turn before any of them has a second one.
+    rounds = 0
+    while len(asked := [command.device for command in peer.commands(MonitorStart)]) < 200:
+        rounds += 1
+        assert rounds <= 200 / COME_BACK_AT_ONCE
+        bench.run(TIMEOUT)
+    assert set(asked) == extensions
+    bench.network.habits[MonitorStart] = start
+    bench.run(TIMEOUT + MAX_MISSING_SECONDS + 5)
+    assert bench.link.monitors.missing == frozenset()
+    assert bench.network.peer is peer
+    assert bench.ears.told == ["up", "down", "up"]
+
+
+def test_connection_lost_behind_the_wait_for_monitors(bench, logged):
+    """A connection that ends while monitors are still due is replaced, and nobody is alarmed."""
+    bench.start()
+    for number in range(40):
+        bench.monitor(str(3000 + number))
+    start = bench.network.habits[MonitorStart]
+    bench.network.habits[MonitorStart] = None
+    bench.network.peer.end()
+    bench.run(RESTORE_SECONDS + 2)
+    assert bench.link.up
+    bench.network.habits[MonitorStart] = start
+    bench.network.peer.end()
+    bench.run(5)
+    assert bench.link.up
+    assert bench.link.monitors.missing == frozenset()
+    assert not logged.about("by a bug")
+
+
 def test_connection_lost_while_monitors_are_restored(bench):
     """A connection that ends in the middle of the restoring is a lost one, and soon replaced."""
     bench.start()
@@ -676,6 +735,20 @@ def test_stop_takes_leave(bench, logged):
     assert not peer.transport.aborted
     assert bench.ears.told == ["up", "down"]
     assert not logged.about("server connection down")
+
+
+def test_stop_while_monitors_are_restored(bench):
+    """The MX is told of the end as well when its monitors do not all run yet."""
+    bench.start()
+    bench.monitor("3095")
+    bench.network.habits[MonitorStart] = None
+    bench.network.peer.end()
+    bench.run(2)
+    assert bench.link.state is LinkState.RESTORING
+    peer = bench.network.peer
+    bench.stop()
+    assert isinstance(peer.received[-1].command, Logout)
+    assert not peer.transport.aborted
 
 
 def test_stop_with_a_deaf_mx(bench):
