@@ -55,8 +55,8 @@ RETRY_SECONDS = 30 * SECOND
 # pause that grows from the first to the second.
 MISSING_SECONDS = 1 * SECOND
 MAX_MISSING_SECONDS = 10 * SECOND
-# The link is up once all monitors run, or after this time. Those that an MX leaves unanswered cost a
-# timeout for each few of them, and neither commands nor the book have to wait for that.
+# The link is up once all monitors run, or after this time. Those that an MX leaves unanswered cost
+# a timeout for each few of them, and neither commands nor the book have to wait for that.
 RESTORE_SECONDS = 10 * SECOND
 # How long the steps of an orderly end may take, together less than two seconds; then the connection
 # is cut. The whole daemon has five, and the streams need their part of it.
