@@ -30,6 +30,8 @@ _LETTERS = str.maketrans(
 # A number of nothing but digits and the usual signs between them. What has more in it, such as an
 # extension behind, does not end in the digits of its form.
 _PLAIN = re.compile(r"[0-9+()./ -]*")
+# What stands between the names of a person, as in "Clarke, Emma".
+_BETWEEN = re.compile("[,;]")
 # Two spellings of a number end alike, and a number has so many digits that no country would add
 # some before fewer. Those of an address book differ most in the last ones.
 TAIL_DIGITS = 4
@@ -139,7 +141,7 @@ class Directory:
         cards = self._cards
         # Each word is looked for among those found by the ones before: a long text costs no more
         # than a short one.
-        for word in dict.fromkeys(fold(text).split()):
+        for word in dict.fromkeys(_BETWEEN.sub(" ", fold(text)).split()):
             digits = _digits_alone(word)
             cards = {
                 jid: card
@@ -162,11 +164,12 @@ class Directory:
         return self._contacts.of(self._numbered(number) | self._by_ext.get(number, set()))
 
     def _numbered(self, number: str) -> set[int]:
-        form = self._numbers.form(number)
+        readings = self._numbers.readings(number)
         return {
             jid
-            for jid in self._by_tail.get(form[-TAIL_DIGITS:], ())
-            if form in map(self._numbers.form, self._cards[jid].numbers)
+            for tail in {each[-TAIL_DIGITS:] for each in readings}
+            for jid in self._by_tail.get(tail, ())
+            if any(readings & self._numbers.readings(each) for each in self._cards[jid].numbers)
         }
 
 

@@ -35,19 +35,22 @@ class Numbers:
         self._country = country
         self.form = lru_cache(MAX_REMEMBERED)(self._form)
 
+    def readings(self, text: str) -> set[str]:
+        """Give the forms of all numbers that a text may mean; two with one in common are the same.
+
+        An MX leaves out the `+` of numbers, so without one the digits may be all that E.164 has:
+        also where they could be a number of the country, or no plan knows them.
+        """
+        digits = "" if "+" in text else digits_of(text)
+        return {each for each in (self.form(text), digits and "+" + digits) if each}
+
     def _form(self, text: str) -> str:
-        """Give the form in which equal numbers are equal.
+        """Give the form that a number has in all spellings.
 
         It is `+` and the digits of E.164. What is no number of any plan, such as an extension, or
         has no country, is its digits alone; "" where there are none.
         """
         number = _parse(text, self._country or None)
-        if number is None and self._country and "+" not in text:
-            # An MX may leave out the + of a number from abroad. More must be right then than the
-            # length, or half of all numbers would be of some country.
-            number = _parse("+" + text, None)
-            if number is not None and not phonenumbers.is_valid_number(number):
-                number = None
         if number is None:
             return digits_of(text)
         return phonenumbers.format_number(number, PhoneNumberFormat.E164)

@@ -76,12 +76,12 @@ async def test_lookup(office):
 
 @pytest_twisted.ensureDeferred
 async def test_lookup_without_a_country(office):
-    """Unless it is known where numbers are from, those with + are found, and equal digits."""
+    """Unless it is known where numbers are from, those with + are found, or without it."""
     running, token = await office()
     lookup = "/api/contacts/lookup?number="
     assert await found(running, token, f"{lookup}%2B12025550104") == ["3044"]
     assert await found(running, token, f"{lookup}2025550104") == ["3070"]
-    assert await found(running, token, f"{lookup}12025550104") == []
+    assert await found(running, token, f"{lookup}12025550104") == ["3044"]
 
 
 @pytest.mark.parametrize("path", ["/api/contacts/lookup", "/api/contacts/lookup?number=%20"])

@@ -81,6 +81,9 @@ class TestSearch:
             ("STRASSE", [3]),
             ("hyde", [4, 5]),
             ("hyde ann", [4]),
+            ("Hyde, Ann", [4]),
+            ("hyde,ann;", [4]),
+            (", ", [3, 2, 1, 4, 5]),
             ("  ann\thyde ", [4]),
             ("ann bob", []),
             ("hyde 3095", [4]),
@@ -134,9 +137,10 @@ class TestLookup:
     @pytest.mark.parametrize(
         ("number", "found"),
         [
-            ("+12025550104", [1]),
-            ("+1 202 555 0104", [1]),
-            ("12025550104", [4]),
+            ("+12025550104", [1, 4]),
+            ("+1 202 555 0104", [1, 4]),
+            ("12025550104", [1, 4]),
+            ("4930901820", [1]),
             ("+4930901820", [1]),
             ("+49 (0)30 901820", [1]),
             ("tel:+79031744445", [2]),
@@ -153,7 +157,7 @@ class TestLookup:
         ],
     )
     def test_without_a_country(self, office, number, found):
-        """With + in any spelling, else by the same digits; extensions just as they are."""
+        """With + in any spelling, else by all digits; extensions just as they are."""
         assert office.lookup(number) == found
 
     @pytest.mark.parametrize(
@@ -177,6 +181,18 @@ class TestLookup:
     def test_with_a_country(self, american, number, found):
         """National numbers are of that country; those from abroad may lack their +."""
         assert american.lookup(number) == found
+
+    @pytest.mark.parametrize("number", ["+447700900144", "447700900144", "+44 7700 900144"])
+    def test_a_number_from_abroad_that_no_plan_has(self, number):
+        """A number is found without its + also where the plan of its country does not know it."""
+        office = Office(person(1, did="+447700900144"), person(2, did="447700900144"), country="US")
+        assert office.lookup(number) == [1, 2]
+
+    @pytest.mark.parametrize("number", ["+12025550104", "12025550104", "+1 202-555-0104"])
+    def test_a_number_from_abroad_that_could_be_from_here(self, number):
+        """Where a number without + could be from here, and is one from abroad, both are found."""
+        office = Office(person(1, did="+12025550104"), person(2, did="12025550104"), country="DE")
+        assert office.lookup(number) == [1, 2]
 
     def test_many_who_share_a_number(self):
         """All who have a number are told, in the order of the list."""
