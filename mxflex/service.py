@@ -143,7 +143,7 @@ def build(
     )
     calls = Calls(link, CallRegistry(clock), config.calls.restrict)
     encoders = Encoders(call=encode_call_event, contact=encode_contact_event, status=encode_status)
-    relay = Relay(clock, hub, calls, link.monitors, encoders)
+    relay = Relay(reactor, hub, calls, link.monitors, encoders)
     link.listen(relay)
     contacts = Contacts(link.address_book)
     directory = Directory(link.address_book, contacts, Numbers(config.numbers.country))

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 
-from mxflex.gateway.relay import MAX_DIFFERENCE_BYTES
+from mxflex.gateway.relay import MAX_NEWS_BYTES
 from mxflex.simulator.company import User
 from tests.integration.daemons import EXT
 
@@ -245,7 +245,7 @@ async def test_too_many_changes_while_the_mx_was_away(front):
     front.mx.drop()
     await front.running.when_down()
     note = "x" * 1000
-    crowd = range(MAX_DIFFERENCE_BYTES // len(note))
+    crowd = range(MAX_NEWS_BYTES // len(note))
     for number in crowd:
         front.mx.add_user(
             attrs.evolve(NEW, jid=NEW.jid + number, login=f"u{number}", ext=str(5000 + number))

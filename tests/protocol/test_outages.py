@@ -268,7 +268,7 @@ class Outages(RuleBasedStateMachine):
         )
         # Before the relay, to know first; behind it, for those who come before the turn is over.
         self.link.listen(self)
-        self.link.listen(Relay(seconds, self.hub, calls, self.monitors, encoders))
+        self.link.listen(Relay(self.clock, self.hub, calls, self.monitors, encoders))
         self.link.listen(Behind(self.watched))
         self.sessions = Sessions(self.clock, self.monitors, self.hub, calls)
         self._relay_restored, self.monitors.on_restored = self.monitors.on_restored, self._restored

@@ -14,8 +14,8 @@ from mxflex.gateway import relay
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.hub import Hub, Topic
-from mxflex.gateway.relay import MAX_DIFFERENCE_BYTES, Encoders, Relay
-from mxflex.mx.addressbook import BookListener
+from mxflex.gateway.relay import MAX_NEWS_BYTES, NEWS_SECONDS, Encoders, Relay
+from mxflex.mx.addressbook import BookListener, Change
 from mxflex.mx.link import LinkListener
 from mxflex.web.eventjson import encode_call_event, encode_gap, encode_status, timestamp
 from mxflex.web.eventstream import encode_sse
@@ -90,7 +90,7 @@ class House:
         encoders = Encoders(
             call=encode_call_event, contact=encode_contact_event, status=encode_status
         )
-        self.relay = Relay(clock, self.hub, self.calls, monitors, encoders)
+        self.relay = Relay(self.mx.clock, self.hub, self.calls, monitors, encoders)
         self.mx.link.listen(self.relay)
         self.mx.link.address_book.listen(self.relay)
         self.mx.start()
@@ -433,7 +433,7 @@ class TestContacts:
     @pytest.mark.parametrize("over", [0, 1])
     def test_differences_beyond_the_bound_are_a_gap(self, office, over):
         """Up to 32 KiB of differences come as events, more as one gap, on this topic alone."""
-        crowd = self.filling(MAX_DIFFERENCE_BYTES + over)
+        crowd = self.filling(MAX_NEWS_BYTES + over)
         other = office.listen(Topic.STATUS)
         self.lose(office, ANN, BOB, *crowd)
         gap = ("gap", {"reason": "mx-down", "since": timestamp(office.lost_at)})
@@ -444,13 +444,56 @@ class TestContacts:
             assert office.stream.told == [gap, *(event_of("added", each) for each in crowd)]
         assert other.names.count("gap") == 1
 
+    @pytest.mark.parametrize("over", [0, 1])
+    def test_a_flood_of_changes_is_a_gap(self, office, over):
+        """Up to 32 KiB of changes within a second come as events, more as one gap at its end."""
+        office.mx.clock.advance(NEWS_SECONDS)
+        began = timestamp(office.mx.clock.seconds())
+        crowd = self.filling(MAX_NEWS_BYTES + over)
+        other = office.listen(Topic.STATUS)
+        for each in crowd:
+            office.mx.tell(AddressBookAdded(entry=each))
+        events = [event_of("added", each) for each in crowd]
+        told = events[:-1] if over else events
+        assert office.stream.told == told
+        office.mx.tell(AddressBookDeleted(jid=crowd[0].jid))
+        assert office.stream.told == told
+        office.mx.clock.advance(NEWS_SECONDS)
+        office.mx.pump()
+        assert office.stream.told[-1] == ("gap", {"reason": "mx-down", "since": began})
+        # Whoever reads the list now has all of it, and from now on each change is told again.
+        assert len(office.stream.seen[-1]) == 2 + len(crowd) - 1
+        office.mx.tell(Presence(jid=ANN.jid, status="Busy"))
+        changed = event_of("changed", attrs.evolve(ANN, presence="Busy"))
+        assert office.stream.told[-1] == changed
+        assert other.names == []
+
+    def test_many_changes_that_take_their_time(self, office):
+        """What is spread over seconds comes as events, however much it is."""
+        crowd = self.filling(MAX_NEWS_BYTES)
+        for status in ("Away", "Busy", "Away"):
+            for each in crowd:
+                office.mx.clock.advance(2 * NEWS_SECONDS / len(crowd))
+                office.mx.pump()
+                office.mx.tell(AddressBookChanged(entry=attrs.evolve(each, presence=status)))
+        assert office.stream.names == ["ContactEvent"] * 3 * len(crowd)
+
+    def test_a_reading_in_a_flood(self, office):
+        """What a reading finds while changes are kept back is kept back, too."""
+        for each in self.filling(MAX_NEWS_BYTES + 1):
+            office.mx.tell(AddressBookAdded(entry=each))
+        office.relay.contacts_read([Change(ANN, attrs.evolve(ANN, presence="Busy"))])
+        assert office.stream.names[-1] == "gap"
+        office.mx.clock.advance(NEWS_SECONDS)
+        assert office.stream.names[-2:] == ["gap", "gap"]
+
     def test_since_when_a_book_is_not_known(self, office):
         """The gap tells of the first loss, where the book could not be read before another one."""
         lost_at = office.mx.clock.seconds()
         office.mx.hold.add(GetAddressBook)
         self.lose(office, ANN, BOB)
         office.mx.hold.clear()
-        self.lose(office, *self.filling(MAX_DIFFERENCE_BYTES + 1))
+        self.lose(office, *self.filling(MAX_NEWS_BYTES + 1))
         assert office.lost_at > lost_at
         gaps = [told["since"] for name, told in office.stream.told if name == "gap"]
         assert gaps == [timestamp(lost_at), timestamp(office.lost_at), timestamp(lost_at)]
@@ -480,6 +523,9 @@ _NEWS = st.one_of(
     st.tuples(st.just("put"), _NUMBERS, st.sampled_from(["", "a", "b"])),
     st.tuples(st.just("delete"), _NUMBERS),
     st.tuples(st.just("presence"), _NUMBERS, st.sampled_from(["", "Away", "NotAvaliable"])),
+    st.tuples(
+        st.just("time passes"),
+    ),
     st.tuples(st.just("outage"), st.dictionaries(_NUMBERS, st.sampled_from(["", "a"]))),
 )
 
@@ -497,6 +543,9 @@ def happen(office, kind, *details):
         office.mx.tell(AddressBookDeleted(jid=details[0]))
     elif kind == "presence":
         office.mx.tell(Presence(jid=details[0], status=details[1]))
+    elif kind == "time passes":
+        office.mx.clock.advance(NEWS_SECONDS)
+        office.mx.pump()
     else:
         office.mx.lose()
         office.mx.book = tuple(somebody(*each) for each in details[0].items())
@@ -507,15 +556,16 @@ def happen(office, kind, *details):
 def test_whoever_goes_by_the_events_has_the_list(book, news):
     """The list as read first and at each gap, with all events applied to it, stays the list.
 
-    The bound of what a reading tells as events is at two or three people here.
+    The bound of what a reading or a second tells as events is at two or three people here.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "MAX_DIFFERENCE_BYTES", 250)
+        patch.setattr(relay, "MAX_NEWS_BYTES", 250)
         office = House([somebody(*each) for each in book.items()])
         stream = office.listen(Topic.CONTACTS)
         known = {each["jid"]: each for each in office.people()}
         for each in news:
             happen(office, *each)
+        happen(office, "time passes")
         for (name, told), listed in zip(stream.told, stream.seen, strict=True):
             if name == "gap":
                 known = {each["jid"]: each for each in listed}
@@ -565,7 +615,7 @@ class TestStatus:
             call=encode_call_event, contact=encode_contact_event, status=encode_status
         )
         calls = Calls(mx.link, CallRegistry(clock), True)
-        mx.link.listen(Relay(clock, hub, calls, mx.link.monitors, encoders))
+        mx.link.listen(Relay(mx.clock, hub, calls, mx.link.monitors, encoders))
         stream = Stream(list)
         (frame,) = hub.subscribe(ME, stream, None, [Topic.STATUS]).frames
         assert read(frame) == ("status", {"mx": "down"})

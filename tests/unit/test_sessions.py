@@ -68,7 +68,7 @@ class Gateway:
         self.sessions = Sessions(self.clock, self.monitors, self.hub, self.calls)
         self.mx.link.listen(
             Relay(
-                self.clock.seconds,
+                self.clock,
                 self.hub,
                 self.calls,
                 self.monitors,
