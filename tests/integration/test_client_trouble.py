@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory
 
 from mxflex.gateway.hub import MAX_JOINED_BYTES
 from mxflex.web import site
+from mxflex.web.eventstream import TRANSPORT_BUFFER_BYTES
 from mxflex.wire.codec import ConnectionID
 from mxflex.wire.messages import EstablishedEvent
 from tests.integration.daemons import EXT, LOGIN, LOOPBACK, PASSWORD
@@ -245,6 +246,41 @@ async def test_what_is_owed_in_all(daemon, secure, tls):
     assert streams.count == 0
     assert streams.cut_off == 30
     assert sum(CUT_OFF in line for line in running.log.lines) == 30
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["HTTP", "HTTPS"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_owed_within_one_turn(daemon, secure, tls):
+    """What comes all at once counts as it comes: who does not read is owed no more than that."""
+    bound, piece = 131_072, b": %b\n\n" % (b"x" * 3_996)
+    settings = {"events": {"max_unsent": bound}}
+    server = await secure(**settings) if tls else None
+    running = server.running if tls else await daemon(**settings)
+    streams = streams_of(running)
+    token = await ((await server.connect()).log_in() if tls else running.log_in())
+    if tls:
+        connection = RawConnection(running.soon)
+        await server.open(connection, ClientTLS(protocols=None))
+    else:
+        connection = await running.connect()
+    connection.send(request_bytes("GET", "/api/events", f"Authorization: Bearer {token}"))
+    await connection.when(lambda: b"retry:" in connection.received)
+    connection.transport.pauseProducing()
+    (stream,) = [stream for slot in streams._slots for stream in slot]
+    transport = stream._request.channel.transport
+    transport = transport.transport if tls else transport
+    # Somewhat less than what makes the transport ask for a pause.
+    while owed(stream, transport) < TRANSPORT_BUFFER_BYTES - 4 * len(piece):
+        stream.send(piece)
+        await turn()
+    taken = owed(stream, transport)
+    # The reactor has no turn from here on.
+    while streams.count:
+        stream.send(piece)
+        taken += len(piece)
+    # The last piece of each queue may go beyond it; chunks and records frame them.
+    assert taken <= bound + 2 * len(piece) + 2048
+    assert streams.cut_off == 1
 
 
 # --- Streams without end --------------------------------------------------------------------------
