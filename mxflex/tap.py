@@ -43,12 +43,6 @@ _LEVEL_HELP = (
 )
 
 
-_LEVEL_HELP = (
-    f"The lowest level to log: {', '.join(config.LOG_LEVELS)}; for parts of MXFlex another one, as"
-    " in info,mxflex.mx=debug. [default: log.level, info]"
-)
-
-
 class Options(usage.Options):
     """The options of `twistd mxflex`."""
 
