@@ -908,6 +908,21 @@ class Line {
     this.#hint = null;
   }
 
+  /** Opens a connection; there is no haste any more once the server has said anything. */
+  async #open(signal) {
+    const limit = this.#hasty > 0 ? HASTY_MS : OPENING_MS;
+    try {
+      const response = await this.#ask(this.#position, signal, limit);
+      this.#hasty = 0;
+      return response;
+    } catch (error) {
+      if (error instanceof Refused) {
+        this.#hasty = 0;
+      }
+      throw error;
+    }
+  }
+
   /** Has one connection until its end; tells whether the next one should come at once. */
   async #listen() {
     const ended = new AbortController();
@@ -929,17 +944,7 @@ class Line {
     };
     try {
       const signal = AbortSignal.any([this.#over.signal, ended.signal]);
-      const limit = this.#hasty > 0 ? HASTY_MS : OPENING_MS;
-    let response;
-    try {
-      response = await this.#ask(this.#position, signal, limit);
-    } catch (error) {
-      if (error instanceof Refused) {
-        this.#hasty = 0;
-      }
-      throw error;
-    }
-    this.#hasty = 0;
+      const response = await this.#open(signal);
       const type = response.headers.get("Content-Type") ?? "";
       if (!/^text\/event-stream\s*(;|$)/i.test(type)) {
         await response.body?.cancel();
