@@ -78,7 +78,8 @@ export class People extends EventTarget {
   #indexes = new Map();
   #lookups = new Map();
   #list = null;
-  #missed = [];
+  /** What has changed since the book was asked for; null while it is not being read. */
+  #missed = null;
   #read = async () => {};
 
   /** Whether the book has been read. */
@@ -109,12 +110,19 @@ export class People extends EventTarget {
 
   async #readBook(session) {
     // What changes from here on may be newer than the answer.
-    this.#missed = [];
-    const list = await session.contacts();
+    const missed = [];
+    this.#missed = missed;
+    let list;
+    try {
+      list = await session.contacts();
+    } finally {
+      if (this.#missed === missed) {
+        this.#missed = null;
+      }
+    }
     if (this.#session !== session) {
       return;
     }
-    const missed = this.#missed;
     if (list !== this.#list || missed.length > 0) {
       this.#list = list;
       this.#byJid = new Map(list.map((contact) => [contact.jid, contact]));
@@ -138,7 +146,7 @@ export class People extends EventTarget {
   }
 
   #changed({ action, contact }) {
-    this.#missed.push({ action, contact });
+    this.#missed?.push({ action, contact });
     if (!this.loaded) {
       return;
     }

@@ -306,13 +306,23 @@ def test_sign_out(screen, site, extensions):
     mine, other = next(extensions), next(extensions)
     screen.enter(mine)
     site.person(f"user{other}").dial(mine)
-    expect(screen.calls).to_have_count(1)
+    screen.card("ringing").locator(".deflect").click()
+    screen.page.locator("#picker-search").fill(other)
+    expect(screen.page.locator("#picker-list")).to_contain_text(name_of(other))
+    screen.page.locator("#picker-close").click()
+    screen.contact("3902").locator(".name").click()
+    expect(screen.page.locator("#person-numbers")).to_contain_text(MOBILE)
+    screen.page.keyboard.press("Escape")
     screen.menu()
     screen.button("Sign out").click()
     expect(screen.sign_in_word).to_have_text("You have signed out.")
     assert screen.page.evaluate("sessionStorage.length") == 0
     for part in ("contacts", "calls", "events", "recent"):
         expect(screen.page.locator(f"#{part} > li")).to_have_count(0)
+    # Nor is it there for somebody who looks at the page's source.
+    source = screen.page.content()
+    told = (mine, name_of(mine), other, name_of(other), "Ёлкина", MOBILE)
+    assert [text for text in told if text in source] == []
     assert screen.page.title() == "MXFlex"
     expect(screen.field("Login")).to_be_focused()
     screen.page.reload()
@@ -477,6 +487,30 @@ def test_change_overtakes_the_list(screen, site, extensions):
     expect(screen.chip).to_have_text("Live")
     expect(screen.contact(other).locator(".presence")).to_have_text("Busy")
     screen.page.unroute_all(behavior="wait")
+
+
+def test_changes_are_not_kept(screen):
+    """A change of a person is kept until the next one, and no longer, however long a tab is open."""
+    screen.page.evaluate(
+        """async () => {
+          const { People } = await import("./people.js");
+          const named = (name) => ({ jid: "1", firstName: name, lastName: "", ext: "3001" });
+          const stream = new EventTarget();
+          window.people = new People();
+          people.begin({ contacts: async () => [named("first")] }, stream, (act) => act());
+          await people.refresh();
+          window.changes = [];
+          for (let number = 0; number < 100; number++) {
+            const contact = named(`name ${number}`);
+            changes.push(new WeakRef(contact));
+            const detail = { action: "changed", contact };
+            stream.dispatchEvent(new CustomEvent("ContactEvent", { detail }));
+          }
+        }"""
+    )
+    screen.page.request_gc()
+    kept = "changes.map((change) => change.deref()?.firstName).filter(Boolean)"
+    assert screen.page.evaluate(kept) == ["name 99"]
 
 
 def test_people_come_and_go(screen, site, extensions):
