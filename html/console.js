@@ -135,6 +135,9 @@ $("banner-button").addEventListener("click", () => end(session, ""));
 
 function drawMe() {
   if (session === null) {
+    write($("my-name"), "");
+    write($("my-ext"), "");
+    drawAvatar($("my-avatar"), "");
     return;
   }
   const me = people.withExtension(session.extension);

@@ -35,7 +35,10 @@ export function currentLanguage() {
 
 /** Writes a text, unless it stands there: writing it again would take a reader's selection away. */
 export function write(element, text) {
-  delete element.dataset.t;
+  if (element.dataset.t !== undefined) {
+    delete element.dataset.t;
+    delete element.dataset.tArgs;
+  }
   put(element, text);
 }
 

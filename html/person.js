@@ -36,6 +36,10 @@ export class PersonCard {
 
   end() {
     $("person").close();
+    drawAvatar($("person-avatar"), "");
+    for (const id of ["person-name", "person-about", "person-numbers"]) {
+      $(id).replaceChildren();
+    }
   }
 
   #refresh() {

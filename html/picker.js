@@ -44,6 +44,10 @@ export class Picker {
 
   end() {
     $("picker").close();
+    $("picker-search").value = "";
+    for (const id of ["picker-title", "picker-hint", "picker-list"]) {
+      write($(id), "");
+    }
   }
 
   /** Whether it is open for this call. */
@@ -67,7 +71,8 @@ export class Picker {
    */
   open(request) {
     this.#request = request;
-    tell($("picker-title"), request.deflects ? "deflect-title" : "transfer-title", request);
+    const { name, deflects } = request;
+    tell($("picker-title"), deflects ? "deflect-title" : "transfer-title", { name });
     $("picker-ways").hidden = request.ask === null;
     $("picker-ways").querySelector("[value=now]").checked = true;
     $("picker-search").value = "";
