@@ -490,7 +490,7 @@ def test_change_overtakes_the_list(screen, site, extensions):
 
 
 def test_changes_are_not_kept(screen):
-    """A change of a person is kept until the next one, and no longer, however long a tab is open."""
+    """A change of a person is kept until the next one, and no longer."""
     screen.page.evaluate(
         """async () => {
           const { People } = await import("./people.js");
