@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 from twisted.logger import Logger
 
 from mxflex.certs.files import CertificateFiles
-from mxflex.config import Config, MXSettings
+from mxflex.config import Config, MXSettings, WebhookSettings
 from mxflex.errors import CertificateError, ConfigError
 from mxflex.gateway.admission import Admission
 from mxflex.gateway.calls import Calls
@@ -35,6 +36,8 @@ from mxflex.web.app import Api
 from mxflex.web.eventstream import EventStreams
 from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
+from mxflex.webhooks.delivery import Receiver
+from mxflex.webhooks.dispatch import Webhooks
 
 log = Logger()
 
@@ -47,7 +50,9 @@ class Changeable:
         mx: The MX as it was when the daemon was made, which stays the same one.
         make_dialer: Makes a dialer for other values; raises `ConfigError`.
         expect_streams: Sees to it that so many may be open.
+        make_receiver: Makes what posts to the receiver of a webhook; raises `ConfigError`.
         certificates: Who reads the certificate from files; None where it comes otherwise.
+        watch_for_webhooks: Has the extensions of webhooks watched, and no others for their sake.
     """
 
     admission: Admission
@@ -63,12 +68,15 @@ class Changeable:
     link: ServerLink
     logins: Logins
     make_dialer: Callable[[MXSettings], Dialer]
+    make_receiver: Callable[[WebhookSettings], Receiver]
     mx: MXSettings
     root: Root
     site: MXFlexSite
     streams: EventStreams
     throttle: Throttle
     tokens: Tokens
+    watch_for_webhooks: Callable[[Sequence[WebhookSettings]], None]
+    webhooks: Webhooks
 
     def parts(self) -> list[Part]:
         """Give what can be taken over, and by whom."""
@@ -107,6 +115,11 @@ class Changeable:
                 self._reach_the_mx,
             ),
             Part(AT_ONCE, ("tls.certificate", "tls.key"), self._show_certificate),
+            Part(
+                AT_ONCE,
+                ("webhooks", "delivery.max_queued", "delivery.max_age", "delivery.max_dead"),
+                self._post_events,
+            ),
         ]
 
     def _limit_streams(self, new: Config) -> None:
@@ -156,11 +169,28 @@ class Changeable:
         except CertificateError as error:
             raise ConfigError("", "tls.certificate", str(error)) from error
 
+    def _post_events(self, new: Config) -> Commit:
+        hooks = [(each, self.make_receiver(each)) for each in new.webhooks]
+        return partial(self._use_webhooks, new, hooks)
+
+    def _use_webhooks(self, new: Config, hooks: list[tuple[WebhookSettings, Receiver]]) -> None:
+        look_at_webhooks(new)
+        self.webhooks.use(hooks, new.delivery)
+        self.watch_for_webhooks(new.webhooks)
+
 
 def look_at_html(config: Config) -> None:
     """Say when there are no static files."""
     if not Path(config.html).is_dir():
         log.warn("there is no folder {html}: no static files", html=config.html)
+
+
+def look_at_webhooks(config: Config) -> None:
+    """Say which webhooks anybody could read on their way."""
+    for hook in config.webhooks:
+        url = urlsplit(hook.url)
+        if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+            log.warn("webhook {name} goes out without TLS: anybody can read it", name=hook.name)
 
 
 def _part(take: Callable[[Config], object], *keys: str, when: str = AT_ONCE) -> Part:

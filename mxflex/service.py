@@ -6,9 +6,9 @@ import ctypes
 import resource
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pem
 from OpenSSL import SSL, crypto
@@ -32,7 +32,7 @@ from mxflex.certs.http import HTTPSPolicy, make_http
 from mxflex.certs.issuing import CertificateService
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
-from mxflex.changes import Changeable, look_at_html
+from mxflex.changes import Changeable, look_at_html, look_at_webhooks
 from mxflex.config import (
     HTTP_PORT,
     HTTPS_PORT,
@@ -152,7 +152,8 @@ def build(
     link.address_book.listen(relay)
     sessions = Sessions(reactor, link.monitors, hub, calls)
     webhooks = _make_webhooks(config, reactor)
-    _watch_for_webhooks(config, webhooks, hub, sessions)
+    watch_for_webhooks = partial(_watch_for_webhooks, webhooks, hub, sessions)
+    watch_for_webhooks(config.webhooks)
     events = config.events
     admission = Admission(events.max_per_token, events.max_per_address, events.max_streams)
     streams = EventStreams(reactor, sessions, admission, events.heartbeat, events.max_unsent)
@@ -221,12 +222,15 @@ def build(
         link=link,
         logins=logins,
         make_dialer=lambda mx: make_dialer(mx, reactor),
+        make_receiver=lambda hook: make_receiver(hook, reactor),
         mx=config.mx,
         root=root,
         site=site,
         streams=streams,
         throttle=throttle,
         tokens=tokens,
+        watch_for_webhooks=watch_for_webhooks,
+        webhooks=webhooks,
     )
     Reloader(
         reactor,
@@ -341,13 +345,13 @@ def _trust(ca_file: str, key: str) -> Any:
         raise ConfigError(ca_file, key, "expected certificates") from error
 
 
-def _watch_for_webhooks(config: Config, webhooks: Webhooks, hub: Hub, sessions: Sessions) -> None:
-    """Let webhooks hear of each event, and have their extensions watched."""
-    if config.webhooks:
+def _watch_for_webhooks(
+    webhooks: Webhooks, hub: Hub, sessions: Sessions, hooks: Sequence[WebhookSettings]
+) -> None:
+    """Let webhooks hear of each event, and have their extensions watched, and no others."""
+    if hooks:
         hub.observe(webhooks)
-    for hook in config.webhooks:
-        for ext in hook.extensions or ():
-            sessions.hold(ext)
+    sessions.hold(ext for hook in hooks for ext in hook.extensions or ())
 
 
 def _make_webhooks(config: Config, reactor: Any) -> Webhooks:
@@ -357,9 +361,7 @@ def _make_webhooks(config: Config, reactor: Any) -> Webhooks:
         ConfigError: A CA file has no certificates.
     """
     hooks = [Hook(each, make_receiver(each, reactor)) for each in config.webhooks]
-    for each in config.webhooks:
-        if each.url.startswith("http:") and not _is_here(each.url):
-            log.warn("webhook {name} goes out without TLS: anybody can read it", name=each.name)
+    look_at_webhooks(config)
     delivery = config.delivery
     queue = Queue(
         Path(delivery.storage),
@@ -384,11 +386,6 @@ def make_receiver(hook: WebhookSettings, reactor: IReactorTime) -> Receiver:
     policy = HTTPSPolicy(_trust(hook.ca_file, "webhooks"))
     agent = Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool)
     return Receiver(reactor, agent, hook, pool.closeCachedConnections)
-
-
-def _is_here(url: str) -> bool:
-    """Tell whether a URL leads to this machine itself."""
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def make_dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:

@@ -365,8 +365,9 @@ class Hub:
     # --- Events -------------------------------------------------------------------------------
 
     def observe(self, observer: Observer) -> None:
-        """Tell an observer of each event from now on."""
-        self._observers.append(observer)
+        """Tell an observer of each event from now on. Idempotent."""
+        if observer not in self._observers:
+            self._observers.append(observer)
 
     def _tell(self, topic: Topic | None, ext: str | None, name: str, data: bytes) -> None:
         for observer in self._observers:

@@ -2,12 +2,12 @@
 
 An extension is watched from the login of its user until the logout, or until its last token has
 ended and no stream is open any more. A token from before a restart starts the watching again. What
-a webhook names is watched for as long as the daemon runs, whoever comes and goes.
+a webhook names is watched for as long as it does, whoever comes and goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -75,11 +75,18 @@ class Sessions:
         self._resuming: dict[str, set[Deferred[None]]] = {}
         self._stopped = False
 
-    def hold(self, ext: str) -> None:
-        """Watch an extension from now on, as soon as the MX lets it, whoever logs in and out."""
-        self._held.add(ext)
-        self._open(ext)
-        self._monitors.want(ext)
+    def hold(self, extensions: Iterable[str]) -> None:
+        """Watch these extensions, as soon as the MX lets it, whoever logs in and out.
+
+        Those that were held before, and are not among them, are watched for their users alone.
+        """
+        before, self._held = self._held, set(extensions)
+        for ext in sorted(self._held - before):
+            self._open(ext)
+            self._monitors.want(ext)
+        self._monitors.start_missing()
+        for ext in sorted(before - self._held - self._sessions.keys()):
+            Deferred.fromCoroutine(self._end(ext)).addErrback(self._end_failed, ext)
 
     async def open(self, ext: str, expires_at: float) -> None:
         """Watch an extension, at least until a token of it ends.

@@ -82,6 +82,12 @@ class Monitors:
         """See to it that the extension is monitored as soon as the MX lets it."""
         self._wanted.add(ext)
 
+    def start_missing(self) -> None:
+        """Start what is wanted and not monitored now, and not when the link looks the next time."""
+        if self._protocol is not None and self.missing:
+            restoring = Deferred.fromCoroutine(self.restore(self._protocol))
+            restoring.addErrback(lambda failure: failure.trap(MXUnavailable) and None)
+
     async def start(self, ext: str, *, in_turn: bool = False) -> None:
         """See to it that the extension is monitored, now and after reconnects.
 

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mxflex.config import WebhookSettings
+from mxflex.config import DeliverySettings, WebhookSettings
 from mxflex.errors import BadRequest, ServiceUnavailable, StorageError
 from mxflex.gateway.hub import GAP, Topic
 from mxflex.measures import DELIVERY_BOUNDS, Durations
@@ -111,6 +111,18 @@ class Hook:
     """
 
     def __init__(self, settings: WebhookSettings, receiver: Receiver) -> None:
+        self.use(settings, receiver)
+        self.busy: dict[int, Deferred[Reply]] = {}
+        self.failures = 0
+        self.failing_since: float | None = None
+        self.error = ""
+        self.closed_until = 0.0
+        self.state = HookState()
+        self.delivered = self.failed = self.dropped = self.died = 0
+        self.durations = Durations(DELIVERY_BOUNDS)
+
+    def use(self, settings: WebhookSettings, receiver: Receiver) -> None:
+        """Be for these settings from now on."""
         self.settings = settings
         self.receiver = receiver
         events = frozenset(settings.events)
@@ -120,14 +132,6 @@ class Hook:
         self._hears_calls = bool(events - {Topic.CONTACTS.value, CONTACT_EVENT, Topic.STATUS.value})
         extensions = settings.extensions
         self._extensions = None if extensions is None else frozenset(extensions)
-        self.busy: dict[int, Deferred[Reply]] = {}
-        self.failures = 0
-        self.failing_since: float | None = None
-        self.error = ""
-        self.closed_until = 0.0
-        self.state = HookState()
-        self.delivered = self.failed = self.dropped = self.died = 0
-        self.durations = Durations(DELIVERY_BOUNDS)
 
     @property
     def name(self) -> str:
@@ -255,6 +259,51 @@ class Webhooks(Service):
         self._disk_trouble = ""
         self._full = False
 
+    def use(
+        self, hooks: Iterable[tuple[WebhookSettings, Receiver]], delivery: DeliverySettings
+    ) -> None:
+        """Have these webhooks from now on, and these bounds.
+
+        One that was there by its name, with the same settings, goes on as if nothing had been. With
+        others it is tried at once, and what waits goes where it leads now. To one that is not among
+        them nothing goes out any more.
+
+        Args:
+            hooks: What the configuration says of each, and where its messages go.
+            delivery: See `Queue.use`; another file takes a restart.
+        """
+        if not self.running:
+            return
+        before, self.hooks = self.hooks, {}
+        for settings, receiver in hooks:
+            hook = before.pop(settings.name, None)
+            if hook is None:
+                hook = Hook(settings, receiver)
+                log.info("webhook {name} is added", name=hook.name)
+            elif hook.settings != settings:
+                hook.receiver.hang_up()
+                hook.use(settings, receiver)
+                hook.try_at_once()
+                self._news.recovered.append(hook.name)
+                log.info("webhook {name} is changed", name=hook.name)
+            self.hooks[hook.name] = hook
+        for hook in before.values():
+            log.info("webhook {name} is removed", name=hook.name)
+            for attempt in tuple(hook.busy.values()):
+                attempt.cancel()
+            hook.receiver.hang_up()
+        change = partial(
+            self._queue.use,
+            [hook.settings for hook in self.hooks.values()],
+            max_queued=delivery.max_queued,
+            max_age=delivery.max_age,
+            max_dead=delivery.max_dead,
+        )
+        # In the thread of the queue; whatever else it is asked for comes behind.
+        self._disk.run(change).addErrback(self._bug)
+        self._begin()
+        self._wake()
+
     # --- What happens -------------------------------------------------------------------------
 
     def event(self, topic: Topic | None, ext: str | None, name: str, data: bytes) -> None:
@@ -281,16 +330,21 @@ class Webhooks(Service):
         return room
 
     def _lose(self, hooks: Iterable[str]) -> None:
-        for hook in hooks:
-            self._news.lost[hook] += 1
-            self.hooks[hook].dropped += 1
+        for name in hooks:
+            self._news.lost[name] += 1
+            # It may have been taken out since.
+            if name in self.hooks:
+                self.hooks[name].dropped += 1
 
     # --- Life ---------------------------------------------------------------------------------
 
     def startService(self) -> None:
         """Begin to send; what was left from before comes first."""
         Service.startService(self)
-        if self.hooks:
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.hooks and self._working is None:
             self._working = Deferred.fromCoroutine(self._work())
 
     def stopService(self) -> Deferred[None]:
@@ -406,8 +460,17 @@ class Webhooks(Service):
 
     def _take(self, result: Result) -> None:
         """Take note of how the queue stands, and send what is ready."""
+        for name, count in result.left.items():
+            log.warn(
+                "{count} messages wait for webhook {name}, which is not in the configuration",
+                count=count,
+                name=name,
+            )
         for name, state in result.states.items():
-            hook = self.hooks[name]
+            hook = self.hooks.get(name)
+            if hook is None:
+                # It was taken out while the queue was at work.
+                continue
             if state.gap_since is not None and hook.state.gap_since is None:
                 log.error("the queue of webhook {name} is full, events are dropped", name=name)
             hook.state = state
@@ -418,7 +481,8 @@ class Webhooks(Service):
                     "webhook {name}: {count} messages are given up", name=name, count=hook.died
                 )
         for message in result.ready if self.running else ():
-            self._send(self.hooks[message.hook], message)
+            if message.hook in self.hooks:
+                self._send(self.hooks[message.hook], message)
 
     def _next_round(self) -> float | None:
         now = self._clock.seconds()
@@ -436,16 +500,20 @@ class Webhooks(Service):
     # --- Attempts -----------------------------------------------------------------------------
 
     def _send(self, hook: Hook, message: Queued) -> None:
-        attempt = hook.receiver.post(message.id, message.body)
+        receiver = hook.receiver
+        attempt = receiver.post(message.id, message.body)
         hook.busy[message.seq] = attempt
-        attempt.addCallback(self._sent, hook, message)
+        attempt.addCallback(self._sent, hook, receiver, message)
         attempt.addErrback(self._bug)
 
-    def _sent(self, reply: Reply, hook: Hook, message: Queued) -> None:
+    def _sent(self, reply: Reply, hook: Hook, receiver: Receiver, message: Queued) -> None:
         del hook.busy[message.seq]
         now = self._clock.seconds()
         if not reply.error:
             self._delivered(hook, message, now)
+        elif receiver is not hook.receiver:
+            # Says nothing of the one that it goes to now.
+            self._news.failed.append(Failed(message.seq, reply.error, now))
         elif reply != BROKEN_OFF:
             self._failed(hook, message, reply, now)
         self._wake()

@@ -7,6 +7,7 @@ last transaction left; messages under way then are sent again.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from collections import Counter
@@ -39,6 +40,7 @@ _FILES = ("", "-wal", "-shm", "-journal")
 # Why messages are missing.
 FULL = "queue-full"
 LOST = "queue-lost"
+REMOVED = "not-configured"
 RESTART = "restart"
 DISABLED = "disabled"
 # Why a message was given up, where it was never sent.
@@ -198,12 +200,15 @@ class Result:
         states: How each webhook stands.
         dropped: How many new messages found no room, by webhook.
         died: How many were given up, by webhook.
+        left: How many wait for a webhook that is not in the configuration any more, by its name;
+            told once.
     """
 
     ready: list[Queued]
     states: dict[str, HookState]
     dropped: Counter[str]
     died: Counter[str]
+    left: dict[str, int]
 
 
 class Queue:
@@ -231,16 +236,30 @@ class Queue:
         gap: Callable[[str, float, float, int], bytes],
     ) -> None:
         self._path = path
+        self._gap = gap
+        self._opened: sqlite3.Connection | None = None
+        self._states: dict[str, HookState] = {}
+        # Of webhooks that are not in the configuration: what waits, and when to look again what of
+        # it is too old.
+        self._left: dict[str, int] = {}
+        self._look_at_left = math.inf
+        self.use(hooks, max_queued=max_queued, max_age=max_age, max_dead=max_dead)
+
+    # --- What it does -------------------------------------------------------------------------
+
+    def use(
+        self, hooks: Sequence[WebhookSettings], *, max_queued: int, max_age: float, max_dead: int
+    ) -> None:
+        """Be for these webhooks from now on, with these bounds; the file follows at the next use.
+
+        What waits for others stays, as long as it is worth anything: they may come back.
+        """
         self._urls = {hook.name: sha256(hook.url.encode()).hexdigest() for hook in hooks}
         self._max_queued = max_queued
         self._room = max(1, int(max_queued * ROOM))
         self._max_age = max_age
         self._max_dead = max_dead
-        self._gap = gap
-        self._opened: sqlite3.Connection | None = None
-        self._states: dict[str, HookState] = {}
-
-    # --- What it does -------------------------------------------------------------------------
+        self._settled = False
 
     def exchange(self, now: float, turn: Round) -> Result:
         """Take in what has happened, and give what is to be sent.
@@ -264,13 +283,15 @@ class Queue:
             for hook in turn.gone:
                 died[hook] += self._disable(db, hook, now)
             self._bury_old(db, now, turn.busy, died)
+            if now >= self._look_at_left:
+                self._clear_left(db, now)
             self._count(db)
             self._tell_gaps(db, now)
             for message in turn.messages:
-                if self._states[message.hook].disabled is None and not self._put(db, message):
+                if self._takes(message.hook) and not self._put(db, message):
                     dropped[message.hook] += 1
             for hook, count in turn.lost.items():
-                if self._states[hook].disabled is None:
+                if self._takes(hook):
                     self._miss(db, hook, FULL, now, count)
             self._tell_gaps(db, now)
             ready = [
@@ -285,7 +306,8 @@ class Queue:
                     (hook, now),
                 ).fetchone()
             db.execute("UPDATE alive SET at = ?", (now,))
-        return Result(ready, self._copy(), dropped, died)
+        left, self._left = self._left, {}
+        return Result(ready, self._copy(), dropped, died, left)
 
     def dead_letters(self, hook: str, limit: int, now: float) -> list[DeadLetter]:
         """Give the oldest messages of a webhook that were given up."""
@@ -333,6 +355,11 @@ class Queue:
             self._forget()
 
     # --- Parts --------------------------------------------------------------------------------
+
+    def _takes(self, hook: str) -> bool:
+        """Tell whether messages for a webhook are wanted; it may have gone a moment ago."""
+        state = self._states.get(hook)
+        return state is not None and state.disabled is None
 
     def _put(self, db: sqlite3.Connection, message: Message) -> bool:
         """Queue a message if there is room, and tell whether there was."""
@@ -504,6 +531,8 @@ class Queue:
 
     def _open(self, now: float) -> sqlite3.Connection:
         if self._opened is not None:
+            if not self._settled:
+                self._settle(self._opened, now, since=None)
             return self._opened
         # Calls are nobody else's business. SQLite gives the files beside it the same rights.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -516,14 +545,12 @@ class Queue:
             db.execute("PRAGMA synchronous = FULL")
             if is_new:
                 db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
-            db.execute("BEGIN IMMEDIATE")
-            self._settle_hooks(db, now)
-            db.execute("COMMIT")
+            row = db.execute("SELECT at FROM alive").fetchone()
+            self._settle(db, now, since=row and row[0])
         except BaseException:
             db.close()
             raise
         self._opened = db
-        self._states = {name: HookState() for name in self._urls}
         return db
 
     def _is_new(self, db: sqlite3.Connection) -> bool:
@@ -541,10 +568,28 @@ class Queue:
             raise StorageError("the file is not a queue of this version of MXFlex")
         return False
 
-    def _settle_hooks(self, db: sqlite3.Connection, now: float) -> None:
-        """Take note of the webhooks that there are now, and of the time without us."""
-        row = db.execute("SELECT at FROM alive").fetchone()
-        if row is None:
+    def _settle(self, db: sqlite3.Connection, now: float, *, since: float | None) -> None:
+        """Take note of the webhooks that there are now, and of the time without us.
+
+        Args:
+            db: The file.
+            now: The time, in seconds since the epoch.
+            since: When it was used last, by a process before; None where there was none, or the
+                process is the same.
+        """
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            self._settle_hooks(db, now, since)
+            db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+        self._states = {name: HookState() for name in self._urls}
+        self._settled = True
+
+    def _settle_hooks(self, db: sqlite3.Connection, now: float, since: float | None) -> None:
+        if db.execute("SELECT at FROM alive").fetchone() is None:
             db.execute("INSERT INTO alive VALUES (?)", (now,))
         known = dict(db.execute("SELECT name, url FROM hook"))
         for name, url in self._urls.items():
@@ -555,13 +600,29 @@ class Queue:
                 # Another receiver, which has not said that it wants nothing.
                 self._enable(db, name)
                 db.execute("UPDATE hook SET url = ? WHERE name = ?", (url, name))
-            if row is not None:
-                self._miss(db, name, RESTART, row[0], 0)
-        # A webhook that was taken out may come back, as long as its messages are worth anything.
+            if since is not None:
+                self._miss(db, name, RESTART, since, 0)
         for name in known.keys() - self._urls.keys():
-            old = (name, now - self._max_age)
-            db.execute("DELETE FROM queue WHERE hook = ? AND queued < ?", old)
-            db.execute("DELETE FROM dead WHERE hook = ? AND died < ?", old)
+            # Told if it comes back.
+            self._miss(db, name, REMOVED, now if since is None else since, 0)
+        self._left = self._clear_left(db, now)
+
+    def _clear_left(self, db: sqlite3.Connection, now: float) -> dict[str, int]:
+        """Throw away what is too old of webhooks that were taken out; give what waits of each."""
+        left = {}
+        for (name,) in db.execute("SELECT name FROM hook").fetchall():
+            if name not in self._urls:
+                old = (name, now - self._max_age)
+                db.execute("DELETE FROM queue WHERE hook = ? AND queued < ?", old)
+                db.execute("DELETE FROM dead WHERE hook = ? AND died < ?", old)
+                (count,) = db.execute(
+                    "SELECT count(*) FROM queue WHERE hook = ?", (name,)
+                ).fetchone()
+                if count:
+                    left[name] = count
+        # Also if nothing waits: there may be dead letters.
+        self._look_at_left = now + self._max_age
+        return left
 
     def _set_aside(self, now: float) -> None:
         """Put a file that cannot be read out of the way, and begin a new one."""

@@ -411,3 +411,44 @@ async def test_a_ca_file_without_certificates(daemon, tmp_path):
     hook = {"name": "crm", "url": "https://crm.example.com/", "secret": SECRET}
     with pytest.raises(ConfigError, match="expected certificates"):
         await daemon(webhooks=[{**hook, "ca_file": str(ca_file)}])
+
+
+@pytest_twisted.ensureDeferred
+async def test_reload(daemon, receivers, tmp_path):
+    """Webhooks come, change and go while a stream is open; so do the monitors for their sake."""
+    running = await daemon(delivery={"storage": str(tmp_path / "webhooks.db")})
+    stream = await running.open_stream(await running.log_in())
+    first, second = await receivers(), await receivers()
+    running.reload(webhooks=[first.hook(extensions=[OTHER])])
+    await running.when(lambda: running.mx.monitors(OTHER) == 1)
+    here = Hooked(running, first)
+    ring(running.mx, OTHER)
+    await here.when_types(2)
+    here.receiver = second
+    running.reload(webhooks=[second.hook(extensions=[EXT])])
+    await running.when(lambda: running.mx.monitors(OTHER) == 0)
+    ring(running.mx, OTHER)
+    ring(running.mx)
+    assert [post.data["deviceId"] for post in await here.when_types(2)] == [EXT, EXT]
+    await here.when_idle()
+    running.reload(webhooks=[])
+    ring(running.mx)
+    await stream.when_events(4)
+    assert not stream.closed
+    for receiver in (first, second):
+        assert len([each for each in receiver.types if each != "gap"]) == 2
+    assert running.mx.monitors(EXT) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_reload_with_a_wrong_ca_file(hooked, tmp_path):
+    """A webhook that cannot be used changes nothing at all, and the log says which file."""
+    here = await hooked()
+    broken = tmp_path / "ca.pem"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    hook = here.receiver.hook(extensions=[OTHER], ca_file=str(broken))
+    here.running.reload(webhooks=[hook], events={"history": 1})
+    (line,) = here.running.log.of("mxflex.reload")
+    assert f"the old one stays: {broken}: webhooks: expected certificates" in line
+    ring(here.mx)
+    await here.when_types(2)

@@ -27,7 +27,7 @@ MAY_SEE = {
     "web": {"wire", "mx", "gateway", "webhooks", "config", "audit", "requestid"},
     "monitor": {"wire", "mx", "gateway", "webhooks", "web", "certs", "measures"},
     "reload": {"audit", "config"},
-    "changes": {"mx", "gateway", "web", "certs", "config", "reload"},
+    "changes": {"mx", "gateway", "webhooks", "web", "certs", "config", "reload"},
     "service": {
         *("wire", "mx", "gateway", "webhooks", "web", "certs", "config", "monitor", "reload"),
         "changes",

@@ -821,7 +821,7 @@ class TestHeld:
     def test_watched_as_soon_as_the_mx_is_there(self):
         """It is watched from the first connection on, without a login."""
         gateway = Gateway(reachable=False)
-        gateway.sessions.hold(ME)
+        gateway.sessions.hold([ME])
         assert gateway.watched == []
         gateway.mx.reachable = True
         gateway.pass_time(10)
@@ -831,7 +831,7 @@ class TestHeld:
     def test_after_an_outage(self):
         """It is watched again after an outage, and when the MX refused at first."""
         gateway = Gateway(reachable=False)
-        gateway.sessions.hold(ME)
+        gateway.sessions.hold([ME])
         gateway.mx.hold.add(MonitorStart)
         gateway.mx.reachable = True
         gateway.pass_time(1)
@@ -846,11 +846,42 @@ class TestHeld:
 
     def held(self):
         gateway = Gateway(reachable=False)
-        gateway.sessions.hold(ME)
+        gateway.sessions.hold([ME])
         gateway.mx.reachable = True
         gateway.pass_time(10)
         gateway.mx.commands.clear()
         return gateway
+
+    def test_other_extensions_while_it_runs(self):
+        """New ones are watched at once; those not named any more only if somebody is logged in."""
+        gateway = self.held()
+        gateway.sessions.hold([ME, PETER])
+        gateway.mx.pump()
+        assert sorted(gateway.watched) == [PETER, ME]
+        assert gateway.mx.count(MonitorStart) == 1
+        assert gateway.open().called
+        stream = gateway.stream()
+        gateway.sessions.hold([])
+        gateway.mx.pump()
+        assert gateway.watched == [ME]
+        assert not gateway.hub.is_open(PETER)
+        gateway.ring()
+        assert len(stream.received) == 1
+        gateway.close()
+        assert gateway.watched == []
+        gateway.stop()
+
+    def test_named_and_dropped_before_the_mx_has_answered(self):
+        """No monitor stays that nobody wants, however fast the configuration changes."""
+        gateway = Gateway()
+        gateway.mx.hold.add(MonitorStart)
+        gateway.sessions.hold([ME])
+        gateway.mx.pump()
+        gateway.sessions.hold([])
+        gateway.mx.answer(MonitorStartResponse(monitor="7"))
+        assert gateway.watched == []
+        assert gateway.mx.count(MonitorStop) == 1
+        gateway.stop()
 
     def test_needs_a_login_all_the_same(self):
         """That it is watched lets nobody see its events, and old tokens as ever."""

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
-from mxflex.config import WebhookSettings
+from mxflex.config import DeliverySettings, WebhookSettings
 from mxflex.errors import BadRequest, ServiceUnavailable, StorageError
 from mxflex.gateway.hub import Hub, Topic
 from mxflex.web.eventjson import encode_gap, encode_webhook, encode_webhook_gap
@@ -656,3 +656,108 @@ def test_figures(place):
     assert here.hook.durations.total == pytest.approx(3)
     here.turn()
     assert attrs.asdict(here.hook.state)["queued"] == 0
+
+
+def use(here, *hooks, **delivery):
+    """Reload: these webhooks, each with a new receiver; give the receivers."""
+    made = [(settings, Receiver()) for settings in hooks]
+    here.webhooks.use(made, attrs.evolve(DeliverySettings(), **delivery))
+    return [receiver for _, receiver in made]
+
+
+def test_a_webhook_is_added(place):
+    """It gets what happens from then on; those that are there go on, whatever they are at."""
+    here = place()
+    here.receiver.reply = None
+    here.happen(1)
+    here.turn()
+    more = attrs.evolve(here.settings[0], name="more")
+    unused, added = use(here, here.settings[0], more)
+    here.happen(2)
+    here.turn()
+    assert calls(added) == [2]
+    assert calls(here.receiver) == [1, 2]
+    assert calls(unused) == []
+    assert here.receiver.hung_up == 0
+    here.stop()
+
+
+def test_the_first_webhook(place):
+    """Also a daemon that began without any takes one in."""
+    here = place()
+    here.stop()
+    webhooks = here.webhooks = Webhooks(
+        here.clock, here.disk, here.queue, Writer(encode_webhook), hooks=[]
+    )
+    here.queue.use([], max_queued=1, max_age=1, max_dead=1)
+    webhooks.startService()
+    (added,) = use(here, here.settings[0])
+    here.happen(1)
+    here.turn()
+    assert calls(added) == [1]
+    here.stop()
+
+
+def test_a_webhook_is_removed(place):
+    """Nothing goes out to it any more, and what is under way is broken off; it may come back."""
+    here = place({}, {})
+    here.receiver.reply = None
+    here.happen(1)
+    here.turn()
+    here.happen(2)
+    with capturedLogs() as logged:
+        use(here, here.settings[1])
+        here.happen(3)
+        here.turn()
+    assert calls(here.receiver) == [1]
+    assert here.receiver.attempts == []
+    assert calls(here.receivers[1]) == [1, 2, 3]
+    assert list(here.webhooks.hooks) == ["h1"]
+    assert warnings(logged) == [
+        "{count} messages wait for webhook {name}, which is not in the configuration"
+    ]
+    back, _ = use(here, *here.settings)
+    here.turn()
+    assert calls(back) == [1]
+    here.stop()
+
+
+def test_removed_while_the_queue_is_at_work(place):
+    """What the queue gives of a webhook that has gone meanwhile is not sent."""
+    here = place({}, {})
+    here.disk.slow = True
+    here.happen(1)
+    here.turn()
+    use(here, here.settings[1])
+    here.happen(2)
+    for _ in range(3):
+        here.disk.catch_up()
+        here.turn()
+    assert calls(here.receiver) == []
+    assert calls(here.receivers[1]) == [1, 2]
+    here.disk.slow = False
+    here.stop()
+
+
+def test_a_webhook_is_changed(place):
+    """What waits goes to the new receiver at once; the old one's last word counts for nothing."""
+    here = place({"parallel": 2})
+    here.receiver.reply = NO
+    for call in (1, 2, 3):
+        here.happen(call)
+    here.turn(30)
+    assert here.hook.in_trouble
+    here.receiver.reply = None
+    here.turn(60)
+    assert len(here.receiver.attempts) == 1
+    failed = here.hook.failed
+    changed = attrs.evolve(here.settings[0], url="https://other.example.com/")
+    (new,) = use(here, changed)
+    here.turn()
+    assert len(new.taken) == 2
+    here.receiver.finish(0, Reply(error="the receiver answered 410", gone=True))
+    here.turn()
+    assert sorted(calls(new)) == [1, 2, 3]
+    assert here.hook.state.disabled is None
+    assert (here.hook.delivered, here.hook.failed, here.hook.state.queued) == (3, failed, 0)
+    here.stop()

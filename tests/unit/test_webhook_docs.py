@@ -15,7 +15,7 @@ import pytest
 import yaml
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from mxflex import __version__, config
+from mxflex import __version__, changes, config
 from mxflex.config import load
 from mxflex.gateway.relay import MX_DOWN
 from mxflex.web.openapi import describe
@@ -146,17 +146,17 @@ def test_the_signature_that_is_shown():
 
 def test_the_gaps():
     """The table of gaps has every reason that there is."""
-    reasons = [MX_DOWN, queue.RESTART, queue.FULL, queue.LOST, queue.DISABLED]
+    reasons = [MX_DOWN, queue.RESTART, queue.FULL, queue.LOST, queue.DISABLED, queue.REMOVED]
     assert first_cells(section("## Gaps")) == reasons
 
 
 def test_the_log_lines():
     """Each line of the log that is explained is one that is logged."""
-    modules = (dispatch, message, queue, __import__("mxflex.service", fromlist=["service"]))
+    modules = (dispatch, message, queue, changes)
     source = "".join(map(inspect.getsource, modules))
     formats = {re.sub(r"\{[a-z]+\}", "…", text) for text in re.findall(r'"([^"\n]+)"', source)}
     lines = first_cells(section("## Looking after them"))
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert set(lines) <= formats
 
 

@@ -513,3 +513,94 @@ def crashed_alone(path, folder):
 
 QueueMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=25)
 TestQueueMachine = QueueMachine.TestCase
+
+
+def using(queue, *hooks, max_queued=1000):
+    queue.use(hooks, max_queued=max_queued, max_age=AGE, max_dead=100)
+
+
+def test_a_webhook_that_is_taken_out_while_it_runs(queue):
+    """What waits for it stays, and what still comes is left out; back, it hears since when."""
+    turn(queue, messages=[message(1), message(2, to=LOG)], want=0)
+    using(queue, hook(LOG))
+    late = [message(3), message(4, to=LOG)]
+    result = queue.exchange(NOW + 1, Round(messages=late, lost={CRM: 5}, wanted={LOG: 9}))
+    assert bodies(result) == ["2", "4"]
+    assert list(result.states) == [LOG]
+    assert result.left == {CRM: 1}
+    assert queue.exchange(NOW + 2, Round()).left == {}
+    using(queue, hook(CRM), hook(LOG))
+    # Nobody was away for those that stayed.
+    result = queue.exchange(NOW + 60, Round(wanted={CRM: 9, LOG: 9}))
+    told = [(each.hook, each.body.decode()) for each in result.ready]
+    assert told == [
+        (CRM, "1"),
+        (CRM, '["not-configured", 1.0, 0]'),
+        (LOG, "2"),
+        (LOG, "4"),
+    ]
+
+
+def test_taken_out_over_several_restarts(path, queue):
+    """A webhook that comes back after several starts hears since when it had nothing."""
+    turn(queue, messages=[message(1)])
+    queue.close(NOW + 5)
+    for start in (60, 120):
+        without = make(path, hook(LOG))
+        assert without.exchange(NOW + start, Round()).left == {CRM: 1}
+        without.close(NOW + start + 5)
+    result = turn(make(path), NOW + 180)
+    assert bodies(result) == ["1", '["not-configured", 5.0, 0]']
+
+
+def test_what_is_left_of_a_webhook_gets_too_old(queue):
+    """What waits for a webhook that does not come back goes in time, without a restart."""
+    turn(queue, messages=[message(1), message(2, at=NOW + 500)], want=0)
+    using(queue, hook(LOG))
+    queue.exchange(NOW + 600, Round())
+    assert rows(queue, CRM) == 2
+    using(queue, hook(LOG))
+    queue.exchange(NOW + AGE + 100, Round())
+    assert rows(queue, CRM) == 1
+    queue.exchange(NOW + 2 * AGE + 100, Round())
+    assert rows(queue, CRM) == 0
+
+
+def rows(queue, name):
+    """Count what waits, by the connection that has the file for itself."""
+    return queue._opened.execute("SELECT count(*) FROM queue WHERE hook = ?", (name,)).fetchone()[0]
+
+
+def test_a_changed_url_while_it_runs(queue):
+    """Another receiver gets what waits, also if the one before wanted no more."""
+    turn(queue, messages=[message(1)], want=0)
+    assert turn(queue, gone=[CRM]).states[CRM].disabled == NOW
+    using(queue, hook(CRM), hook(LOG))
+    assert turn(queue).states[CRM].disabled == NOW
+    using(queue, hook(CRM, "https://other.example.com/"), hook(LOG))
+    result = turn(queue, NOW + 1, messages=[message(2)])
+    assert bodies(result) == ['["disabled", 0.0, 0]', "2"]
+
+
+def test_other_bounds_while_it_runs(queue):
+    """A smaller queue takes in nothing until there is room in it, and throws nothing away."""
+    turn(queue, messages=[message(n) for n in range(3)], want=0)
+    using(queue, hook(CRM), hook(LOG), max_queued=2)
+    result = turn(queue, messages=[message(3)])
+    assert (bodies(result), result.dropped) == (["0", "1", "2"], {CRM: 1})
+
+
+def test_a_disk_that_fails_while_webhooks_change(queue, monkeypatch):
+    """The change is not lost: the next round that the disk lets be has it."""
+    turn(queue)
+    using(queue, hook(CRM), hook(LOG), hook("new"))
+
+    def fail(*_args):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "_settle_hooks", fail)
+        with pytest.raises(StorageError):
+            turn(queue)
+    result = queue.exchange(NOW, Round(messages=[message(1, to="new")], wanted={"new": 1}))
+    assert bodies(result) == ["1"]
