@@ -67,7 +67,10 @@ export class PersonCard {
     if (contact.email) {
       const kind = make("span", "quiet");
       tell(kind, "email");
-      const link = make("a", "choice", kind, make("span", "grow", contact.email));
+      // A line may end behind the @.
+      const [who, ...host] = contact.email.split(/(?<=@)/);
+      const address = make("span", "grow", who, make("wbr"), ...host);
+      const link = make("a", "choice", kind, address);
       link.href = `mailto:${encodeURIComponent(contact.email)}`;
       items.push(make("li", "", link));
     }

@@ -40,6 +40,12 @@ export class Recent {
     this.#people = people;
     this.#call = call;
     calls.addEventListener("over", ({ detail }) => this.#add(detail));
+    calls.addEventListener("change", () => {
+      // Calls may have stood where the list is.
+      if ($("recent").checkVisibility()) {
+        this.seen();
+      }
+    });
     languages.addEventListener("change", () => this.#draw());
     people.addEventListener("named", () => this.#draw());
   }

@@ -204,7 +204,7 @@ export const WORDS = {
     "chip-connecting": "Подключение…",
     "chip-live": "На связи",
     "chip-reconnecting": "Переподключение…",
-    "chip-reconnecting-in": "Переподключение через {seconds} с",
+    "chip-reconnecting-in": "Переподключение: {seconds} с",
     "chip-offline": "Нет сети",
     "chip-mx-down": "MX недоступна",
     "chip-ending": "До {time}",

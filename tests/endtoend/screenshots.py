@@ -148,6 +148,7 @@ class Visit:
         self._shoot("recent")
         self._show("events")
         page.locator("#events summary").nth(1).click()
+        expect(page.locator("#events pre").nth(1)).not_to_be_empty()
         self._shoot("inspector")
         page.locator("#events-filter").fill("held")
         page.locator("#events-pause").click()
@@ -221,6 +222,7 @@ def photograph_for_docs(page, site):
     ring(CUSTOMER, "Harbor Coffee Roasters")
     expect(ringing.locator(".clock")).to_have_text("0:04")
     page.locator('#events > li[data-topic="contacts"] summary').click()
+    expect(page.locator('#events > li[data-topic="contacts"] pre')).not_to_be_empty()
     page.locator(".brand").hover()
     page.screenshot(path=OUTPUT / "console.png", animations="disabled")
 
