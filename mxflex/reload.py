@@ -133,16 +133,16 @@ class Reloader(Service):
         values = values_of(config)
         changed = [key for key, value in values.items() if value != self._values[key]]
         # First all that may fail, then all that cannot.
-        commits: list[Commit] = []
-        taken: dict[str, str] = {}
+        commits: list[tuple[Part, list[str], Commit]] = []
         for part in self.parts:
             keys = [key for key in part.keys if key in changed]
             commit = part.prepare(config) if keys else None
             if commit is not None:
-                commits.append(commit)
+                commits.append((part, keys, commit))
+        taken: dict[str, str] = {}
+        for part, keys, commit in commits:
+            if self._do(commit):
                 taken |= dict.fromkeys(keys, part.when)
-        for commit in commits:
-            self._do(commit)
         for key in changed:
             self._tell(key, values[key], taken.get(key))
         self._values |= {key: values[key] for key in taken}
@@ -155,11 +155,14 @@ class Reloader(Service):
         kept = [key for key in changed if key in taken]
         record(ACTION, OK, taken=", ".join(kept), left=", ".join(left))
 
-    def _do(self, act: Commit) -> None:
+    def _do(self, act: Commit) -> bool:
+        """Do a part, and tell whether it went well; a bug there costs no other part."""
         try:
             act()
         except Exception:
             log.failure("a part of the configuration was not taken over", Failure())
+            return False
+        return True
 
     def _tell(self, key: str, value: object, when: str | None) -> None:
         before, after = shown(key, self._values[key]), shown(key, value)

@@ -190,17 +190,27 @@ def test_a_file_with_a_mistake(trial):
 
 
 def test_a_bug_in_a_part(trial):
-    """One part that fails costs neither the others nor the next reload."""
-    taken = []
-    parts = (
-        Part(AT_ONCE, ("html",), lambda _config: lambda: 1 / 0),
-        taking(taken, "cors"),
-    )
-    made = trial(*parts)
-    lines = made.reload(configuration(html="x", cors=["https://a.example"]))
+    """One part that fails costs the others nothing, is not called taken over, and is tried again."""
+    taken, tries = [], []
+
+    def fail():
+        tries.append("html")
+        raise ZeroDivisionError
+
+    made = trial(Part(AT_ONCE, ("html",), lambda _config: fail), taking(taken, "cors"))
+    fresh = configuration(html="x", cors=["https://a.example"])
+    lines = made.reload(fresh)
     assert "ZeroDivisionError" in lines[0]
+    assert lines[1:] == [
+        f"warn html changed from html to x: {LATER}",
+        "info cors changed from nothing to https://a.example: at once",
+        "info configuration reloaded: 1 taken over, 1 left for a restart",
+    ]
     assert taken == [{"cors": ("https://a.example",)}]
     assert made.said == ["RELOADING", "READY"]
+    made.reload(fresh)
+    assert tries == ["html", "html"]
+    assert len(taken) == 1
 
 
 def test_secrets_are_not_shown(trial):
