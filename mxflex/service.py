@@ -77,6 +77,7 @@ from mxflex.web.listings import encode_contact_event
 from mxflex.web.secure import PlainRoot, SecureFactory, SecureSite
 from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
+from mxflex.webhooks.connections import Endpoints
 from mxflex.webhooks.delivery import Receiver
 from mxflex.webhooks.disk import DiskThread
 from mxflex.webhooks.dispatch import Hook, Webhooks
@@ -96,9 +97,8 @@ STOP_SECONDS = 4.25
 OTHER_FILES = 512
 # How often memory that is free is given back.
 TRIM_SECONDS = 60.0
-# How long a receiver of webhooks may take to accept a connection, and how long one is kept that is
-# not used, in seconds. Servers close theirs after 2 and more.
-CONNECT_SECONDS = 10
+# How long a connection to a receiver of webhooks is kept that is not used, in seconds. Servers close
+# theirs after 2 and more.
 KEEP_SECONDS = 1
 # How endpoints begin whose sockets systemd opens.
 SYSTEMD = "systemd:"
@@ -383,8 +383,8 @@ def make_receiver(hook: WebhookSettings, reactor: IReactorTime) -> Receiver:
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = hook.parallel
     pool.cachedConnectionTimeout = KEEP_SECONDS
-    policy = HTTPSPolicy(_trust(hook.ca_file, "webhooks"))
-    agent = Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool)
+    endpoints = Endpoints(reactor, HTTPSPolicy(_trust(hook.ca_file, "webhooks")))
+    agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     return Receiver(reactor, agent, hook, pool.closeCachedConnections)
 
 

@@ -16,6 +16,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import (
     ConnectError,
+    ConnectionAborted,
     ConnectionClosed,
     ConnectionRefusedError,  # noqa: A004 - Twisted's own
     DNSLookupError,
@@ -187,6 +188,8 @@ _EXPLANATIONS: dict[type[Exception], str] = {
     ConnectionRefusedError: "the receiver refuses connections",
     DNSLookupError: "the name of the receiver is not known",
     ConnectError: "the receiver cannot be reached",
+    # By us: see `mxflex.webhooks.connections`.
+    ConnectionAborted: "the answer of the receiver is too long",
     ConnectionClosed: "the receiver closed the connection without an answer",
 }
 

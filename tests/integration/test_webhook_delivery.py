@@ -26,6 +26,7 @@ from twisted.web.client import RequestGenerationFailed
 from mxflex.config import WebhookSettings
 from mxflex.service import make_receiver
 from mxflex.simulator.certificate import Certificate
+from mxflex.webhooks.connections import MAX_BYTES
 from mxflex.webhooks.delivery import BROKEN_OFF, MAX_ANSWER_BYTES, Reply, _judge
 from mxflex.webhooks.delivery import Receiver as WayTo
 from mxflex.webhooks.signing import sign
@@ -253,6 +254,27 @@ async def test_no_answers(place, says, error):
     reply = await place.to(await place.talker(says))
     assert reply.error
     assert error is None or reply.error == error
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n", b" folded\r\n", b"HTTP/1.1 103 Early\r\n\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_a_head_without_end(place, line):
+    """A head that goes on and on costs its connection, and no memory to speak of."""
+    says = b"HTTP/1.1 103 Early\r\na: b\r\n" + (b"\r\n" if b"103" in line else b"")
+    url = await place.talker(says + line * 200_000, hangs_up=False)
+    reply = await place.to(url, timeout=5)
+    assert reply.error == "the answer of the receiver is too long"
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_answers(place):
+    """How much is read is bound for each answer, not for a connection that is kept."""
+    receiver = await place.receiver()
+    receiver.answer = lambda post: (200, {}, b"x" * MAX_ANSWER_BYTES)
+    way = place.way(receiver.url)
+    for _ in range(2 * MAX_BYTES // MAX_ANSWER_BYTES):
+        assert await way.post(ID, BODY) == TAKEN
+    assert receiver.connections == 1
 
 
 @pytest.mark.parametrize(
