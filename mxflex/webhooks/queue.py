@@ -32,6 +32,8 @@ ROOM = 0.9
 # No pause is longer, in seconds; so whatever is due later was written before the clock was set
 # back, and is due now.
 HORIZON_SECONDS = 7200.0
+# In a second.
+MICROSECONDS = 1_000_000
 # SQLite's own words for a file that is beyond repair.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Each file that belongs to the database, by what is put behind its name.
@@ -545,6 +547,10 @@ class Queue:
             db.execute("PRAGMA synchronous = FULL")
             if is_new:
                 db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+                # No number may be one of a file that was set aside: what was under way then would be
+                # taken for a message of this one.
+                first = int(now * MICROSECONDS)
+                db.execute("INSERT INTO sqlite_sequence VALUES ('queue', ?)", (first,))
             row = db.execute("SELECT at FROM alive").fetchone()
             self._settle(db, now, since=row and row[0])
         except BaseException:

@@ -328,6 +328,19 @@ def test_a_damaged_file(path, queue):
     queue.close(NOW)
 
 
+def test_under_way_while_the_file_is_damaged(path, queue):
+    """What becomes of attempts from before says nothing of messages in the new file."""
+    (lost,) = turn(queue, messages=[message(1)]).ready
+    queue.close(NOW)
+    path.write_bytes(b"no database, whatever its name says" * 100)
+    queue = make(path)
+    with pytest.raises(StorageError, match="set aside"):
+        turn(queue, now=NOW + 1, busy=frozenset({lost.seq}))
+    turn(queue, now=NOW + 1, messages=[message(2)], busy=frozenset({lost.seq}), want=0)
+    assert bodies(turn(queue, now=NOW + 1, delivered=[lost.seq]))[1:] == ["2"]
+    queue.close(NOW)
+
+
 def test_a_file_of_somebody_else(path):
     """A database of another program is not touched."""
     with sqlite3.connect(path) as db:
