@@ -419,8 +419,9 @@ class Webhooks(Service):
         except CancelledError:
             raise
         except Exception:
-            # Not once more: what it was about is told as missing.
+            # Not once more: what it was about is told as missing, and sent again as far as it was.
             log.failure("a round of webhooks failed by a bug")
+            self._news.lost += news.lost
             for event in news.waiting:
                 self._lose(event.hooks)
             return MAX_DISK_SECONDS

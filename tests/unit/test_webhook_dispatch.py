@@ -646,6 +646,29 @@ def test_a_bug_in_a_round(place):
     assert any(data.get("reason") == "queue-full" for _, data in here.receiver.taken)
 
 
+def test_a_bug_in_a_round_that_tells_of_losses(place, monkeypatch):
+    """What is missing already, for lack of room, is not forgotten by a round that fails."""
+    monkeypatch.setattr(dispatch, "MAX_WAITING", 1)
+    here = place()
+    here.turn()
+    here.disk.slow = True
+    here.happen(1)
+    here.turn()
+    here.happen(2)
+    with monkeypatch.context() as broken, capturedLogs():
+        here.disk.catch_up()
+        broken.setattr(Queue, "exchange", lambda *_: 1 / 0)
+        here.turn()
+        here.disk.catch_up()
+    here.disk.slow = False
+    here.turn(31)
+    here.happen(3)
+    here.turn()
+    gaps = [data for name, data in here.receiver.taken if name == "gap"]
+    assert [gap["dropped"] for gap in gaps] == [1]
+    assert calls(here.receiver)[-1] == 3
+
+
 def test_figures(place):
     """It is measured how long it takes from an event until the receiver has it."""
     here = place()
