@@ -97,8 +97,8 @@ STOP_SECONDS = 4.25
 OTHER_FILES = 512
 # How often memory that is free is given back.
 TRIM_SECONDS = 60.0
-# How long a connection to a receiver of webhooks is kept that is not used, in seconds. Servers close
-# theirs after 2 and more.
+# How long a connection to a receiver of webhooks is kept that is not used, in seconds. Servers
+# close theirs after 2 and more.
 KEEP_SECONDS = 1
 # How endpoints begin whose sockets systemd opens.
 SYSTEMD = "systemd:"

@@ -73,15 +73,15 @@ class _Counting(ProtocolWrapper):
 
     def write(self, data: bytes) -> None:
         self._left = MAX_BYTES
-        super().write(data)
+        self.transport.write(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self._left = MAX_BYTES
-        super().writeSequence(data)
+        self.transport.writeSequence(data)
 
     def dataReceived(self, data: bytes) -> None:
         self._left -= len(data)
         if self._left < 0:
             self.transport.abortConnection()
         else:
-            super().dataReceived(data)
+            self.wrappedProtocol.dataReceived(data)

@@ -190,7 +190,7 @@ def test_a_file_with_a_mistake(trial):
 
 
 def test_a_bug_in_a_part(trial):
-    """One part that fails costs the others nothing, is not called taken over, and is tried again."""
+    """A part that fails costs others nothing, is not called taken over, and is tried again."""
     taken, tries = [], []
 
     def fail():
