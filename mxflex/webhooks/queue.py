@@ -547,8 +547,8 @@ class Queue:
             db.execute("PRAGMA synchronous = FULL")
             if is_new:
                 db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
-                # No number may be one of a file that was set aside: what was under way then would be
-                # taken for a message of this one.
+                # No number may be one of a file that was set aside: what was under way then would
+                # be taken for a message of this one.
                 first = int(now * MICROSECONDS)
                 db.execute("INSERT INTO sqlite_sequence VALUES ('queue', ?)", (first,))
             row = db.execute("SELECT at FROM alive").fetchone()
