@@ -103,6 +103,7 @@ class Changeable:
             _part(self._name_admins, "admin.extensions"),
             _part(lambda new: self.directory.use(Numbers(new.numbers.country)), "numbers.country"),
             _part(self._let_sites_in, "cors"),
+            _part(lambda new: self.files.let_frame(new.frames), "frames"),
             _part(self._believe_proxies, "proxies"),
             _part(self._serve_files, "html"),
             Part(

@@ -320,6 +320,7 @@ class Config:
         login: The logins.
         proxies: Networks of reverse proxies whose `X-Forwarded-For` is believed.
         cors: Origins, as a browser spells them, that may call the API from other sites.
+        frames: Origins whose pages may show the static files in a frame.
         acme: How a certificate is got.
         tls: A certificate of one's own.
         monitor: The figures.
@@ -343,6 +344,7 @@ class Config:
     login: LoginSettings = LoginSettings()
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     cors: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
     acme: AcmeSettings = AcmeSettings()
     tls: TLSSettings = TLSSettings()
     monitor: MonitorSettings = MonitorSettings()
@@ -878,16 +880,16 @@ def _proxies(item: _Item) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(networks)
 
 
-def _cors(item: _Item) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_origin(entry) for entry in _list(item, "origins")))
+def _origins(item: _Item, any_site: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_origin(entry, any_site) for entry in _list(item, "origins")))
 
 
-def _origin(item: _Item) -> str:
+def _origin(item: _Item, any_site: str) -> str:
     """Read an origin into the form in which browsers send it (RFC 6454, 6.2)."""
     wanted = "an origin such as https://crm.example.com, without a path"
     text = _text(item, wanted).strip()
     if text == "*":
-        raise item.wrong("expected origins by name: with * any site could use a user's token")
+        raise item.wrong(f"expected origins by name: with * any site could {any_site}")
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()
     if not separator or scheme not in ("http", "https"):
@@ -1191,6 +1193,7 @@ def _several(pattern: str, reader: Callable[..., Any]) -> _Kind:
 _ENDPOINTS: Final = _several(_ENDPOINT, _listen)
 
 _EXTENSIONS: Final = _several(r"\S", _extensions)
+_ORIGIN: Final = r"^\s*[Hh][Tt]{2}[Pp][Ss]?://[^/?#@\s*]+\s*$"
 _CA_FILE: Final = _Kind(_LINE, partial(_pem_file, block="CERTIFICATE"))
 _ONE_SECRET: Final = {"type": "string", "pattern": rf"^\s*{WHSEC}[A-Za-z0-9+/]+=*\s*$"}
 
@@ -1274,7 +1277,8 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "login.queue": _number(0, 100_000),
     "login.refusal_step": _time(0, 10),
     "proxies": _several(r"^\s*[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?\s*$", _proxies),
-    "cors": _several(r"^\s*[Hh][Tt]{2}[Pp][Ss]?://[^/?#@\s*]+\s*$", _cors),
+    "cors": _several(_ORIGIN, partial(_origins, any_site="use a user's token")),
+    "frames": _several(_ORIGIN, partial(_origins, any_site="make users press its buttons")),
     "acme.email": _pattern(r"[^\s@:]+@[^\s@:]+", _matching, "an address such as admin@example.com"),
     "acme.directory": _pattern(
         r"https://[^\s/]+/\S*",
@@ -1335,7 +1339,7 @@ REQUIRED: Final[Mapping[str, str]] = {
 }
 
 
-_PLAIN_KEYS: Final = ("listen", "listen_http", "html", "proxies", "cors", "webhooks")
+_PLAIN_KEYS: Final = ("listen", "listen_http", "html", "proxies", "cors", "frames", "webhooks")
 
 # Keys of which neither makes sense without the other.
 _PAIRS: Final = (("tls.certificate", "tls.key"), ("acme.eab_kid", "acme.eab_key"))

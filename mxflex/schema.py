@@ -165,6 +165,11 @@ _WORDS: Final[Mapping[str, _Words]] = {
         "Origins that may call the API from other sites.",
         ["https://crm.example.com"],
     ),
+    "frames": _Words(
+        "Origins of other sites whose pages may show the console, or what else is in the folder "
+        "html, in a frame.",
+        ["https://crm.example.com"],
+    ),
     "acme.email": _Words(
         "Where the CA may write to when something is wrong with the certificate.",
         "admin@example.com",

@@ -175,7 +175,7 @@ def build(
         admins=frozenset(config.admin.extensions),
         token_in_url=config.token.in_url,
     )
-    files = StaticFiles(config.html)
+    files = StaticFiles(config.html, config.frames)
     look_at_html(config)
     root = Root(api.resource(), files, CrossOrigin(frozenset(config.cors)))
 

@@ -1300,6 +1300,15 @@ def test_policy(screen):
     assert screen.page.title() == "MXFlex"
 
 
+def test_no_other_site_shows_it(browser, site):
+    """A page of another site that puts the console into a frame of its own gets nothing to see."""
+    page = browser.new_page()
+    with page.expect_console_message(lambda message: "frame-ancestors" in message.text):
+        page.set_content(f'<iframe src="{site.url}"></iframe>')
+    assert page.frame_locator("iframe").locator("#sign-in").count() == 0
+    page.context.close()
+
+
 def test_no_outside_resource():
     """No file of the page names another host, but for the namespace of SVG."""
     for path in HTML.iterdir():

@@ -73,6 +73,33 @@ async def test_files_have_their_media_type(daemon, name, content_type):
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_other_site_frames_a_page(daemon):
+    """Pages may stand in frames of this server alone: with a body, by HEAD, and unchanged."""
+    running = await serving(daemon, "index.html", "sub/a.svg")
+    for method, target, lines, status in (
+        ("GET", "/", [], 200),
+        ("HEAD", "/sub/a.svg", [], 200),
+        ("GET", "/", [f"If-Modified-Since: {MODIFIED_TEXT}"], 304),
+        ("GET", "/", ["Range: bytes=0-1"], 206),
+    ):
+        reply = await running.raw(method, target, *lines)
+        assert reply.status == status
+        assert reply.header("content-security-policy") == "frame-ancestors 'self'"
+
+
+@pytest_twisted.ensureDeferred
+async def test_named_sites_frame_pages(daemon):
+    """Those in `frames` may show pages in a frame, and a reload names others."""
+    running = await daemon(ready=False, frames=["https://crm.example.com", "http://localhost:81"])
+    write(running, "index.html")
+    policy = (await running.raw("GET", "/")).header("content-security-policy")
+    assert policy == "frame-ancestors 'self' https://crm.example.com http://localhost:81"
+    running.reload(frames=["https://new.example.com"])
+    policy = (await running.raw("GET", "/")).header("content-security-policy")
+    assert policy == "frame-ancestors 'self' https://new.example.com"
+
+
+@pytest_twisted.ensureDeferred
 async def test_names_are_unquoted(daemon):
     """A name with blanks, Cyrillic letters, percent and plus signs is found by its URL."""
     running = await serving(daemon, "цены 100%+1.txt")

@@ -77,6 +77,7 @@ mx: {
         ),
         proxies=(),
         cors=(),
+        frames=(),
     )
 
 
@@ -335,6 +336,8 @@ def test_mistakes_in_the_text(text, line):
         ("proxies: [10.0.0.1/8]", "proxies[0]", "bits are set behind the prefix"),
         ("proxies: [10]", "proxies[0]", "put the number in quotes"),
         ("cors: ['*']", "cors[0]", "with * any site could use a user's token"),
+        ("frames: ['*']", "frames[0]", "with * any site could make users press its buttons"),
+        ("frames: ['https://crm.example.com;']", "frames[0]", "an origin such as"),
         ("cors: [crm.example.com]", "cors[0]", "an origin such as https://crm.example.com"),
         ("cors: ['https://crm.example.com/']", "cors[0]", "without a path"),
         ("cors: ['https://crm.example.com/a']", "cors[0]", "without a path"),
