@@ -127,11 +127,12 @@ def _stream_event() -> dict[str, Any]:
         "description": "An event of the stream: its name, its content, which is JSON, and its id.",
         "oneOf": [
             {
-                "title": name,
+                # A name of its own: generators make a class of it, beside that of the content.
+                "title": f"{name}Message",
                 "type": "object",
                 "required": ["event", "data"],
                 "properties": {
-                    "event": {"const": name},
+                    "event": {"type": "string", "const": name},
                     "data": {
                         "description": f"JSON, one line; what it says is `{name}`.",
                         "type": "string",

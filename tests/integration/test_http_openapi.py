@@ -88,7 +88,7 @@ async def test_every_event_is_as_the_document_says(daemon):
     mx.delete_user("3999")
     await stream.when(lambda: stream.names.count("ContactEvent") >= 3)
     described = MEASURE.document["components"]["schemas"]["StreamEvent"]["oneOf"]
-    assert set(stream.names) == {each["title"] for each in described}
+    assert set(stream.names) == {each["properties"]["event"]["const"] for each in described}
     for event in stream.events:
         MEASURE.check_event(event.name, event.data)
 
