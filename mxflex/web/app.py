@@ -264,7 +264,7 @@ class Api:
         """Join the held call and the active one."""
         identity, fields = self._identify(request), read_body(request)
         held = _connection(fields)
-        active = _connection(fields, "activeCallId", "activeDeviceId")
+        active = _active_connection(fields)
         other = {"active_call_id": active.call_id, "active_device_id": active.device_id}
         with audited("call.transfer.consult", **_who(request, identity), **_which(held), **other):
             await self._calls.transfer_consult(identity, held, active)
@@ -396,12 +396,17 @@ def _send_grant(request: Request, grant: Grant) -> bytes:
     return send_json(request, answer)
 
 
-def _connection(
-    fields: Fields, call_id: str = "callId", device_id: str = "deviceId"
-) -> ConnectionID:
+def _connection(fields: Fields) -> ConnectionID:
     return ConnectionID(
-        call_id=fields.call_id(call_id),
-        device_id=fields.required(device_id, "device id required"),
+        call_id=fields.call_id("callId", "bad call id"),
+        device_id=fields.required("deviceId", "device id required"),
+    )
+
+
+def _active_connection(fields: Fields) -> ConnectionID:
+    return ConnectionID(
+        call_id=fields.call_id("activeCallId", "bad active call id"),
+        device_id=fields.required("activeDeviceId", "active device id required"),
     )
 
 

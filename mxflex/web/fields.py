@@ -87,11 +87,11 @@ class Fields:
             raise InvalidToken(complaint)
         return self.text(name)
 
-    def call_id(self, name: str) -> int:
+    def call_id(self, name: str, complaint: str) -> int:
         """Give a call id, which must be a number.
 
         Raises:
-            BadRequest: It is missing or not a number.
+            BadRequest: It is missing or not a number; the complaint is the text of the error.
         """
         value = self.values.get(name)
         if isinstance(value, float) and value.is_integer():
@@ -103,7 +103,7 @@ class Fields:
             value = int(digits) if plain else None
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_CALL_ID:
             return value
-        raise BadRequest("bad call id")
+        raise BadRequest(complaint)
 
 
 def read_list(request: Request, name: str) -> str | None:

@@ -234,4 +234,4 @@ def send_method_not_allowed(request: Request, methods: Iterable[str]) -> bytes:
     """Answer 405 with the methods that are allowed (RFC 9110, 15.5.6)."""
     allowed = ", ".join(sorted(set(methods) - {"OPTIONS"}))
     request.setHeader(b"allow", allowed.encode("ascii"))
-    return send_error(request, 405, "method not allowed")
+    return send_error(request, 405, f"method not allowed, expected {allowed}")

@@ -254,14 +254,16 @@ async def test_a_destination_is_required(daemon, path):
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("activeCallId", "x", "bad call id"),
-        ("activeCallId", "", "bad call id"),
-        ("activeDeviceId", "", "device id required"),
+        ("callId", "x", "bad call id"),
+        ("deviceId", "", "device id required"),
+        ("activeCallId", "x", "bad active call id"),
+        ("activeCallId", "", "bad active call id"),
+        ("activeDeviceId", "", "active device id required"),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_the_active_call_must_be_named(daemon, field, value, error):
-    """A consultation transfer names both calls."""
+    """A consultation transfer names both calls; the error says which of them is not right."""
     running = await daemon(token={"key": KEY}, ready=False)
     fields = {"callId": "1", "deviceId": EXT, "activeCallId": "2", "activeDeviceId": EXT}
     path = "/api/call/transfer/consult"
