@@ -51,6 +51,7 @@ class Demo:
 
     Args:
         folder: Where it runs.
+        settings: Further variables of its environment.
 
     Attributes:
         port: The port of MXFlex.
@@ -58,8 +59,9 @@ class Demo:
         crm: The port of the site that may call it, at which nobody listens yet.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, **settings):
         self.folder = folder
+        self._settings = settings
         self.port, self.control, self.crm = free_port(), free_port(), free_port()
         self._daemon = None
         (folder / "html").symlink_to(HTML)
@@ -81,6 +83,7 @@ class Demo:
             f"tcp:{self.control}",
             MXFLEX_HOST=f"localhost:{self.port}",
             MXFLEX_CORS=f"http://localhost:{self.crm}",
+            **self._settings,
         )
         with contextlib.ExitStack() as undo:
             undo.push(self._daemon)

@@ -145,6 +145,22 @@ def test_the_popup_in_a_page(demo, crm, page):
     expect(item).to_have_text("12025550117")
 
 
+def test_the_popup_in_a_page_says_what_is_wrong(demo, crm, page):
+    """A login that is refused is told in the server's words, and can be tried again."""
+    (html,) = fenced(GUIDE, "html")
+    open_in(crm, page, demo, html)
+    told = []
+    page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+    page.locator("input[name=login]").fill("alexey")
+    page.locator("input[name=password]").fill("wrong")
+    with page.expect_event("dialog"):
+        page.get_by_role("button").click()
+    assert told == ["Invalid user name or password"]
+    page.locator("input[name=password]").fill("demo")
+    page.get_by_role("button").click()
+    expect(page.locator("form")).to_be_hidden()
+
+
 def test_links_that_call(demo, crm, page):
     """A click on a `tel:` link calls; where that cannot be, the reason is shown."""
     (snippet,) = fenced(GUIDE, "js")
@@ -225,7 +241,7 @@ def test_the_popup_in_python(demo):
     with Cable(demo.port) as cable:
         popup = demo.place(popup).replace(f":{demo.port}", f":{cable.port}")
         # Three seconds are good manners towards the server, and too long for a test.
-        popup = popup.replace("time.sleep(3)", "time.sleep(0.1)")
+        popup = popup.replace("time.sleep(pause)", "time.sleep(0.1)")
         process = subprocess.Popen(
             [sys.executable, "-c", popup], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -238,6 +254,33 @@ def test_the_popup_in_python(demo):
             cable.plug()
             assert process.stdout.readline() == "listening\n"
             assert process.stdout.readline() == "12025550144 calls\n"
+
+
+def test_the_popup_in_python_comes_back_when_it_may(tmp_path):
+    """Where there is no room for its stream now, it waits as long as the server says."""
+    popup, _ = python_programs()
+    with Demo(tmp_path, MXFLEX_EVENTS_MAX_PER_ADDRESS="1") as demo:
+        popup = demo.place(popup)
+        wait = "time.sleep(pause)"
+        assert wait in popup
+        popup = popup.replace(wait, f"print(pause, flush=True); {wait.replace('pause', '0.1')}")
+        request = urllib.request.Request(
+            f"http://localhost:{demo.port}/api/events",
+            headers={"Authorization": f"Bearer {_token(demo)}"},
+        )
+        with contextlib.ExitStack() as other:
+            other.enter_context(urllib.request.urlopen(request, timeout=PATIENCE))
+            process = subprocess.Popen(
+                [sys.executable, "-c", popup],
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            with running(process):
+                assert process.stdout.readline() == "30\n"
+                other.close()
+                lines = iter(process.stdout.readline, "")
+                assert next(line for line in lines if line != "30\n") == "listening\n"
 
 
 def test_the_popup_in_python_does_not_try_a_wrong_password_again(demo):
@@ -350,8 +393,9 @@ def test_the_guide_is_reached():
 def test_a_telephone_at_which_the_same_happens(tmp_path):
     """`twistd mxsim --play`, as docs/simulator.md shows it, plays that script by itself."""
     (command,) = [block for block in indented("docs/simulator.md") if "--play" in block]
-    _, foreground, *arguments = command.split()
-    assert (foreground, arguments[0]) == ("-n", "mxsim")
+    twistd, foreground, no_file, *arguments = command.split()
+    assert (twistd, foreground, no_file) == ("twistd", "-n", "--pidfile=")
+    assert arguments[0] == "mxsim"
     port = free_port()
     options = ("--port", "0", "--control", f"tcp:{port}")
     with Daemon(tmp_path, *arguments, *options):
