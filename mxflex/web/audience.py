@@ -4,17 +4,24 @@ Of what a message to one of a thousand streams costs beyond the kernel's part, m
 has to be fetched: each object on the way to the socket was last used an event ago. So connections
 that owe nothing stand in rows, each with just what sending takes; the loops over them call nothing
 but the socket and TLS. All others go the way of `Listener.send`.
+
+Over TLS a block of streams is encrypted for, then sent to, before it is the turn of the next one:
+OpenSSL and the kernel each fill the processor's caches, and would drive each other out of them with
+every stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from ssl import SSLError
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mxflex.gateway.hub import Listener
 
 EVERYTHING = -1
+# Streams of a block: half as many gain as much, and a thousand a little less.
+TOGETHER = 64
 # RFC 9113, 4.1: what stands before each frame.
 FRAME_HEADER_BYTES = 9
 
@@ -61,6 +68,7 @@ class Lone:
         self.frames = 0
 
 
+_S = TypeVar("_S", Sender, Lone)
 Row = dict[Any, "Member"]
 Place = tuple[Row, object]
 
@@ -79,6 +87,18 @@ def _fits(size: int, row: Iterable[Sender]) -> bool:
     """Tell whether so many bytes make one record for those in a row."""
     first = next(iter(row), None)
     return first is None or size <= first.record_bytes
+
+
+def _send(block: Iterable[_S], records: Iterable[bytes]) -> Iterator[tuple[_S, bytes]]:
+    """Send each a record, which may be empty; give who owes a rest of it, and the rest."""
+    for sender, record in zip(block, records, strict=True):
+        try:
+            sent = sender.send(record)
+        except OSError:
+            # Full; or the transport will find the same, and tell everybody.
+            sent = 0
+        if sent != len(record):
+            yield sender, record[sent:]
 
 
 class SocketAudience:
@@ -176,19 +196,18 @@ class SocketAudience:
         if not _fits(len(chunk), self.senders):
             unsent += self.senders.values()
             return
-        for sender in self.senders:
-            try:
-                sender.encrypt(chunk)
-            except SSLError:
-                unsent.append(self.senders[sender])
-                continue
-            record = sender.encrypted(EVERYTHING)
-            try:
-                sent = sender.send(record)
-            except OSError:
-                sent = 0
-            if sent != len(record):
-                owing.append((self.senders[sender], record[sent:]))
+        row = iter(self.senders)
+        while block := tuple(islice(row, TOGETHER)):
+            records = []
+            for sender in block:
+                try:
+                    sender.encrypt(chunk)
+                except SSLError:
+                    unsent.append(self.senders[sender])
+                    records.append(b"")
+                else:
+                    records.append(sender.encrypted(EVERYTHING))
+            owing += ((self.senders[sender], rest) for sender, rest in _send(block, records))
 
     def _send_frames(
         self, data: bytes, unsent: list[Member], owing: list[tuple[Member, bytes]]
@@ -201,25 +220,24 @@ class SocketAudience:
         header = size.to_bytes(3, "big") + b"\0\0"
         # Most have the same number, so most get the same frame.
         frames: dict[bytes, bytes] = {}
-        for stream in self.lone:
-            credit = stream.credit - size
-            frame = frames.get(stream.number)
-            if frame is None:
-                frame = frames[stream.number] = header + stream.number + data
-            if credit < 0:
+        row = iter(self.lone)
+        while block := tuple(islice(row, TOGETHER)):
+            records = []
+            for stream in block:
+                credit = stream.credit - size
+                frame = frames.get(stream.number)
+                if frame is None:
+                    frame = frames[stream.number] = header + stream.number + data
+                if credit >= 0:
+                    try:
+                        stream.encrypt(frame)
+                    except SSLError:
+                        pass
+                    else:
+                        stream.credit = credit
+                        stream.frames += 1
+                        records.append(stream.encrypted(EVERYTHING))
+                        continue
                 unsent.append(self.lone[stream])
-                continue
-            try:
-                stream.encrypt(frame)
-            except SSLError:
-                unsent.append(self.lone[stream])
-                continue
-            stream.credit = credit
-            stream.frames += 1
-            record = stream.encrypted(EVERYTHING)
-            try:
-                sent = stream.send(record)
-            except OSError:
-                sent = 0
-            if sent != len(record):
-                owing.append((self.lone[stream], record[sent:]))
+                records.append(b"")
+            owing += ((self.lone[stream], rest) for stream, rest in _send(block, records))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ssl import SSLWantReadError
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mxflex.web.audience import Lone, SocketAudience
+from mxflex.web.audience import TOGETHER, Lone, SocketAudience
 
 KINDS = ["sockets", "senders", "lone"]
 # What a socket does with the next bytes: it takes all, a part, none, or is full or broken.
@@ -180,6 +181,23 @@ def test_a_stream_of_another_number_has_frames_of_its_own():
     assert [ear.got[6:10] for ear in ears] == [number.to_bytes(4, "big") for number in numbers]
     assert [lone.credit for lone in audience.lone] == [CREDIT - 5] * 3
     assert [lone.frames for lone in audience.lone] == [1] * 3
+
+
+@pytest.mark.parametrize("kind", ["senders", "lone"])
+def test_more_than_are_sent_to_together(kind):
+    """Where one lot ends and the next begins everybody gets their own, whatever the others do."""
+    audience = SocketAudience()
+    ears = [Ear(kind, [audience]) for _ in range(2 * TOGETHER + 2)]
+    for ear in ears:
+        audience.add(ear)
+        ear.step_in()
+    broken, full, half = ears[1], ears[TOGETHER - 1], ears[2 * TOGETHER]
+    broken.broken_tls, full.takes, half.takes = True, "error", "part"
+    assert audience.send_at_once(b"event") == [broken]
+    for ear in ears:
+        assert ear.got == (b"" if ear is broken else ear.framed(b"event"))
+    assert [ear for ear in ears if ear.queued] == [full, half]
+    assert [ear for ear in ears if not ear.in_rows] == [broken, full, half]
 
 
 def test_no_further_than_the_window():
