@@ -11,7 +11,7 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test leaks lint format fuzz bench bench-quick soak figures viewer screenshots dist deb \
+.PHONY: help demo test leaks lint format fuzz bench bench-quick where soak figures viewer screenshots dist deb \
 	deb-check release clean
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make fuzz     the harnesses of fuzz/ side by side; FUZZ_SECONDS=60 for each"
 	@echo "make bench    measure MXFlex beside nginx with nchan and a server in C; 15 minutes"
 	@echo "make bench-quick   a minute of it"
+	@echo "make where    in whose code the time of a server goes, by perf; a minute or two"
 	@echo "make soak     an hour in which the MX fails and clients come and go; SOAK_MINUTES=60"
 	@echo "make figures  put the results in the folders RUNS=… into docs/performance.md"
 	@echo "make screenshots   every state of the console, for the eyes, into build/screenshots"
@@ -92,6 +93,9 @@ bench: $(VENV)/.stamp-bench
 
 bench-quick: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks --plan quick $(BENCH_ARGS)
+
+where: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks.where $(WHERE_ARGS)
 
 SOAK_MINUTES ?= 60
 soak: $(VENV)/.stamp-bench

@@ -19,6 +19,7 @@
     results.py      what was measured, and its medians
     tables.py       the results as text, with ratios, and the targets
     plots.py        the results as pictures
+    where.py        in whose code a server spends its time: `make where`
     document.py     the results into docs/performance.md
     soak/           an hour in which the MX fails and clients come and go: `make soak`
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.api import measure_api
+from benchmarks.document import RESULTS, RESULTS_FILE, TABLES
 from benchmarks.encoding import measure_encoding
 from benchmarks.fanout import Turn, measure_beside, measure_stage
 from benchmarks.generator import NATIVE
@@ -23,8 +24,6 @@ from benchmarks.plan import FULL, PLANS, Plan, Stage, Transport
 from benchmarks.processes import BenchmarkError, run
 from benchmarks.results import Results
 from benchmarks.selfcheck import check
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def turns_of(stage: Stage, with_nchan: bool) -> Iterator[Turn]:
@@ -64,9 +63,9 @@ def measure_fanout(plan: Plan, results: Results, folder: Path, with_nchan: bool)
 def write(results: Results, output: Path) -> str:
     """Write what there is so far as JSON and as tables; gives the tables."""
     text = tables.render(results)
-    (output / "tables.md").write_text(text, encoding="utf-8")
+    (output / TABLES).write_text(text, encoding="utf-8")
     document = json.dumps(results.as_json(), indent=1, ensure_ascii=False)
-    (output / "results.json").write_text(document, encoding="utf-8")
+    (output / RESULTS_FILE).write_text(document, encoding="utf-8")
     return text
 
 

@@ -1,6 +1,6 @@
 """Puts the tables of runs into docs/performance.md, so that no figure there is typed by hand.
 
-python -m benchmarks.document FOLDER...     of `make bench`, of `make soak`, or one of each
+python -m benchmarks.document FOLDER...     of `make bench`, `make where` or `make soak`, or of each
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-BENCH, SOAK = "bench", "soak"
-TABLES, RESULTS = "tables.md", "results.json"
+# Where runs put what they found, unless they are told another place.
+RESULTS = Path(__file__).parent / "results"
+BENCH, SOAK, WHERE = "bench", "soak", "where"
+TABLES, RESULTS_FILE = "tables.md", "results.json"
 
 
 def fill(page: str, kind: str, tables: str) -> str:
@@ -32,8 +34,8 @@ def main(folders: list[Path]) -> int:
     """Fill the page from these folders."""
     page = PAGE.read_text(encoding="utf-8")
     for folder in folders:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        kind = BENCH if "fanout" in results else SOAK
+        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        kind = BENCH if "fanout" in results else WHERE if WHERE in results else SOAK
         page = fill(page, kind, (folder / TABLES).read_text(encoding="utf-8"))
     PAGE.write_text(page, encoding="utf-8")
     return 0

@@ -68,7 +68,7 @@ def measure_stage(stage: Stage, turn: Turn, results: Results, folder: Path) -> N
                 streams=stage.streams,
             )
             results.add_memory(held, turn.peer, added / stage.streams)
-            trial = _Trial(stand, readers, turn.number)
+            trial = Trial(stand, readers, turn.number)
             trial.warm_up()
             for load in stage.loads_of(turn.number):
                 case = Case(
@@ -102,7 +102,7 @@ def measure_beside(plan: SlowReaders, results: Results, folder: Path) -> None:
             return readers
 
         with open_streams(plan.streams, deaf=False) as readers:
-            trial = _Trial(stand, readers)
+            trial = Trial(stand, readers)
             trial.warm_up()
             for number in range(plan.rounds):
                 trial.number = number
@@ -121,7 +121,7 @@ def _times_logged(stand: Stand) -> int:
     return stand.server.log.read_text(encoding="utf-8", errors="replace").count(_CUT_OFF)
 
 
-class _Trial:
+class Trial:
     """Loads on the same streams, one after the other; the numbers of the events go on.
 
     Attributes:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -123,7 +124,7 @@ class Program:
         nanoseconds on a processor, nanoseconds of waiting for one.
         """
         total = 0
-        for pid in self._family():
+        for pid in self.family():
             for task in Path(f"/proc/{pid}/task").iterdir():
                 total += int((task / "schedstat").read_text().split()[column])
         return total / 1e9
@@ -131,7 +132,7 @@ class Program:
     def resident_bytes(self) -> int:
         """Give the memory that it and its children hold, shared parts counted once in each."""
         total = 0
-        for pid in self._family():
+        for pid in self.family():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Rss:"):
                     total += int(line.split()[1]) * 1024
@@ -141,7 +142,8 @@ class Program:
         """Give how many files, sockets among them, it has open; its children are not counted."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
-    def _family(self) -> Iterator[int]:
+    def family(self) -> Iterator[int]:
+        """Give the process ids of it and its children."""
         yield self.pid
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -151,6 +153,12 @@ class Program:
                 continue
             if parent == self.pid:
                 yield int(path.parent.name)
+
+    def interrupt(self) -> None:
+        """End it as Ctrl-C does, and wait until it has put away what it has."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(PATIENCE)
+        self.stop()
 
     def stop(self) -> None:
         """End it. Idempotent."""

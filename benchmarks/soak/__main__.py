@@ -18,6 +18,7 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.document import RESULTS
 from benchmarks.machine import assert_same_mxflex, describe_machine, say
 from benchmarks.peers import connect, log_in, start_daemon, start_module
 from benchmarks.plan import Transport
@@ -35,8 +36,6 @@ from benchmarks.soak.judging import (
     judge_server,
 )
 from benchmarks.soak.selfcheck import check
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 # The extensions that are watched. The first one has many events, so that its history passes within
 # half a minute and a slow reader owes too much within two.

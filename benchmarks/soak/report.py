@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from benchmarks.document import RESULTS_FILE, TABLES
 from benchmarks.soak.flatness import MINUTE
 from benchmarks.soak.judging import Measured, Verdict
 from benchmarks.tables import KIB, table
@@ -98,7 +99,7 @@ def _outages(outages: Iterable[dict[str, Any]]) -> str:
 def write(run: Run, folder: Path) -> str:
     """Write the tables and everything behind them; gives the tables."""
     text = render(run)
-    (folder / "tables.md").write_text(text, encoding="utf-8")
+    (folder / TABLES).write_text(text, encoding="utf-8")
     document = {
         "machine": run.machine,
         "holds": run.verdict.holds,
@@ -113,7 +114,7 @@ def write(run: Run, folder: Path) -> str:
         "mx": run.mx,
     }
     words = json.dumps(document, indent=1, ensure_ascii=False)
-    (folder / "results.json").write_text(words, encoding="utf-8")
+    (folder / RESULTS_FILE).write_text(words, encoding="utf-8")
     return text
 
 

@@ -8,10 +8,11 @@ import time
 import attrs
 import pytest
 
-from benchmarks import api, encoding
+from benchmarks import api, encoding, where
 from benchmarks.document import PAGE, fill
 from benchmarks.peers import FLOOR_NAME, MXFLEX, NCHAN
 from benchmarks.plan import BURSTS, FLAT_OUT, FULL, PLANS, STEADY, STEP, Transport, bursts, steady
+from benchmarks.processes import BenchmarkError
 from benchmarks.results import DISTURBED, Beside, Case, Held, Results, Sample
 from benchmarks.sample import PLACE, make_event, make_json, stamp
 from benchmarks.tables import BUSY, KIB, TARGETS, render
@@ -321,3 +322,52 @@ def test_the_page_has_the_marks():
 def test_samples_are_values():
     """A sample can be compared with what was read back."""
     assert make_sample() == attrs.evolve(make_sample())
+
+
+# --- In whose code the time goes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("[kernel.kallsyms]", "kernel"),
+        ("[nf_tables]", "kernel"),
+        ("/usr/lib/x86_64-linux-gnu/libcrypto.so.3", "OpenSSL"),
+        ("/usr/lib/libpython3.11.so.1.0", "Python"),
+        ("/usr/bin/python3.13", "Python"),
+        ("/x/_ssl.cpython-311-x86_64-linux-gnu.so", "Python's modules in C"),
+        ("/x/orjson.cpython-313-x86_64-linux-gnu.so", "Python's modules in C"),
+        ("/usr/lib/x86_64-linux-gnu/libc.so.6", "C library"),
+        ("/usr/sbin/nginx", "its own"),
+        ("/usr/lib/nginx/modules/ngx_nchan_module.so", "its own"),
+    ],
+)
+def test_whose_code(name, part):
+    """Each file with code belongs to one part."""
+    assert where.part_of(name) == part
+
+
+def test_shares_of_samples():
+    """Each sample counts once; without samples there is nothing to say."""
+    assert where.shares_of(["[kernel.kallsyms]"] * 3 + ["/usr/sbin/nginx"]) == {
+        "kernel": 0.75,
+        "its own": 0.25,
+    }
+    with pytest.raises(BenchmarkError):
+        where.shares_of([])
+
+
+def test_table_of_whose_code():
+    """A row for each part, most of MXFlex's first; what a server does not have is left out."""
+    spent = {MXFLEX: {"Python": 1.0, "kernel": 4.25}, NCHAN: {"kernel": 5.0, "its own": 2.5}}
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in where.render(spent).splitlines()
+    ]
+    assert cells[0] == ["µs a message", MXFLEX, NCHAN]
+    assert cells[2:] == [
+        ["kernel", "4.25", "5.00"],
+        ["Python", "1.00", "-"],
+        ["its own", "-", "2.50"],
+        ["all", "5.25", "7.50"],
+    ]
