@@ -6,14 +6,17 @@ import gc
 import os
 import sys
 from functools import partial
+from threading import Thread
 from typing import Any, ClassVar, NoReturn, cast
 
 import attrs
 from twisted.application.service import IService
 from twisted.internet import task
+from twisted.internet._resolver import GAIResolver
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.python import usage
+from twisted.python.threadpool import ThreadPool
 
 from mxflex import config, logs
 from mxflex.errors import ConfigError
@@ -21,6 +24,8 @@ from mxflex.reload import AT_ONCE, Part
 from mxflex.schema import schema_text
 
 DEFAULT_CONFIG = "mxflex.yaml"
+# Names that are looked up at the same time: of the MX, the CA, and the receivers of webhooks.
+MAX_LOOKUPS = 32
 
 
 def _log_format(text: str) -> str:
@@ -115,6 +120,7 @@ def makeService(options: Options) -> IService:
     except ConfigError as error:
         raise SystemExit(str(error)) from error
     lines = logs.line_format(log.format, log.masker, log.levels)
+    _look_up_names_apart(reactor)
     cast("IReactorCore", reactor).callWhenRunning(_keep_what_is_loaded)
     reactor_of_threads = cast("IReactorFromThreads", reactor)
     return logs.install(daemon, options.parent, lines, reactor_of_threads, os.environ)
@@ -157,6 +163,25 @@ class _Log:
     def part(self) -> Part:
         """Give what takes over another level."""
         return Part(AT_ONCE, ("log.level",), lambda new: partial(self.levels.use, new.log.level))
+
+
+def _look_up_names_apart(reactor: Any) -> None:
+    """Look up names in threads that do not keep the process from ending.
+
+    Those of Twisted are waited for, and a server of names that is away takes half a minute.
+    """
+    pool = ThreadPool(0, MAX_LOOKUPS, "mxflex-names")
+    pool.threadFactory = _LeftBehind
+    # Not before: a daemon forks, and threads do not live through that.
+    reactor.callWhenRunning(pool.start)
+    reactor.installNameResolver(GAIResolver(reactor, lambda: pool))
+
+
+class _LeftBehind(Thread):
+    """A thread that ends with the process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, daemon=True, **kwargs)
 
 
 def _keep_what_is_loaded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -51,17 +52,19 @@ class Process:
         folder: Where it runs, and where its output is kept.
         arguments: The command and its options.
         files: Its limits of open files, soft and hard; None for those of the tests.
+        environ: Further variables of its environment.
 
     Attributes:
         pid: Its number.
     """
 
-    def __init__(self, folder, *arguments, files=None):
+    def __init__(self, folder, *arguments, files=None, environ=()):
         self._output = folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
         with self._output.open("wb") as file:
             self._process = subprocess.Popen(
                 [*_limited(files), TWISTD, "--nodaemon", "--pidfile=", *arguments],
                 cwd=folder,
+                env={**os.environ, **dict(environ)},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
@@ -122,15 +125,15 @@ class Place:
         document = {"host": f"{LOOPBACK}:{self.port}", "mx": mx, **settings}
         (self.folder / "mxflex.yaml").write_text(json.dumps(document), encoding="utf-8")
 
-    def run(self, *arguments, **limits):
+    def run(self, *arguments, **options):
         """Run a command; it is gone after the test, whatever happened."""
-        process = Process(self.folder, *arguments, **limits)
+        process = Process(self.folder, *arguments, **options)
         self._stack.callback(process.kill)
         return process
 
-    def mxflex(self, **limits):
+    def mxflex(self, **options):
         """Start MXFlex, and wait until it serves."""
-        process = self.run("mxflex", **limits)
+        process = self.run("mxflex", **options)
         eventually(lambda: self.get("/")[0] == 200)
         return process
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from mxflex.simulator.certificate import Certificate
 from mxflex.web.eventstream import FIRST_RETURN_SECONDS, RETURNS_PER_SECOND
-from tests.endtoend.place import SCENARIO, stream_request
+from tests.endtoend.place import ACCOUNT, SCENARIO, stream_request
 from tests.endtoend.stage import LOOPBACK, PATIENCE, eventually
 
 KEY = {"key": "k" * 40}
@@ -144,6 +144,28 @@ def test_an_mx_that_hangs(place):
     for stream in streams:
         stream.read_to_end()
         assert FAREWELL.search(stream.text)
+
+
+# What Python runs before a program, if it finds it.
+SLOW_NAMES = """
+import socket, time
+look_up = socket.getaddrinfo
+def getaddrinfo(name, *rest, **more):
+    if str(name).endswith(".example"):
+        print("looking for", name, flush=True)
+        time.sleep(60)
+    return look_up(name, *rest, **more)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def test_names_that_are_not_found_out(place):
+    """A server of names that does not answer, or not for a long time, does not delay the end."""
+    (place.folder / "sitecustomize.py").write_text(SLOW_NAMES)
+    place.configure(mx={"addr": "mx.example", **ACCOUNT})
+    mxflex = place.mxflex(environ={"PYTHONPATH": str(place.folder)})
+    eventually(lambda: "looking for mx.example" in mxflex.output)
+    mxflex.stop()
 
 
 def test_tls_clients_without_manners(place):
