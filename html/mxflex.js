@@ -123,6 +123,11 @@ function baseOf(server) {
   return url.href;
 }
 
+/** Gives fields as a form. One that is not there is left out; it would be the text `undefined`. */
+function formOf(fields) {
+  return new URLSearchParams(Object.entries(fields).filter(([, value]) => value != null));
+}
+
 /**
  * Makes a request and gives `{response, data}`; `data` is what the JSON says, `null` where there is
  * none. With `open` the body is left to the caller, and `over` ends it. Throws `Refused`,
@@ -246,7 +251,7 @@ function watch(watcher) {
  */
 export async function login(name, password, { server } = {}) {
   const base = baseOf(server);
-  const body = new URLSearchParams({ login: name, password });
+  const body = formOf({ login: name, password });
   const { data } = await send(new URL("api/login", base), { method: "POST", body });
   return new Session(base, keptOf(data));
 }
@@ -505,7 +510,7 @@ export class Session extends EventTarget {
   }
 
   #post(path, fields = {}) {
-    return this.#send(path, { method: "POST", body: new URLSearchParams(fields) });
+    return this.#send(path, { method: "POST", body: formOf(fields) });
   }
 
   #command(name, { callId, deviceId }, more = {}) {
@@ -547,7 +552,7 @@ export class Session extends EventTarget {
    * @returns {Promise<Contact[]>}
    */
   async lookup(number) {
-    const path = `contacts/lookup?${new URLSearchParams({ number })}`;
+    const path = `contacts/lookup?${formOf({ number })}`;
     return (await this.#send(path)).data.contacts;
   }
 
@@ -570,7 +575,7 @@ export class Session extends EventTarget {
    * @returns {Promise<{callId: number, deviceId: string, called: string}>}
    */
   async call(to, { from } = {}) {
-    return (await this.#post("call", from === undefined ? { to } : { to, from })).data.call;
+    return (await this.#post("call", { to, from })).data.call;
   }
 
   /**

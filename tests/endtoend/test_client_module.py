@@ -575,6 +575,25 @@ def test_errors(tab, site, extensions):
     assert (gone["class"], gone["message"]) == ("Unreachable", "MXFlex cannot be reached")
 
 
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("mx.login()", "login required"),
+        ("mx.login('user3001', undefined)", "password required"),
+        ("session.lookup(undefined)", "number required"),
+        ("session.lookup(null)", "number required"),
+        ("session.call(undefined)", "to field is empty"),
+        ("session.transfer({ callId: 1, deviceId: '3001' })", "destination phone required"),
+        ("session.answer({})", "bad call id"),
+    ],
+)
+def test_what_is_not_there(tab, site, extensions, what, message):
+    """A field that a page has not got is missing, and is no text `undefined`."""
+    tab.sign_in(next(extensions))
+    refused = tab.error_of(what)
+    assert (refused["class"], refused["status"], refused["message"]) == ("Refused", 400, message)
+
+
 def test_page_of_another_site(open_tab, site, elsewhere, extensions):
     """A page of an origin in `cors` imports the module and works with it; no other page does."""
     mine, other = next(extensions), next(extensions)
