@@ -21,8 +21,8 @@ from mxflex.measures import FAN_OUT_BOUNDS, Durations
 
 log = Logger()
 
-# Events of one turn are joined up to this size, in bytes: what one TLS record takes (RFC 8446,
-# 5.1), less what frames it.
+# Events of one turn are joined up to this size, in bytes: it fits into one frame of HTTP/2 (RFC 9113,
+# 4.2), and into one TLS record where those are as long as may be (RFC 8446, 5.1), as a chunk, too.
 MAX_JOINED_BYTES = 16 * 1024 - 64
 
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from mxflex.gateway.hub import Hub
+from mxflex.gateway.hub import Hub, Topic
 from tests.unit.hub_ears import NOW, Stream, Time, encode, fail, gap, id_of, texts
 
 SIZE = 4
@@ -142,6 +142,22 @@ class TestBacklog:
         assert texts(unknown.backlog.frames) == ["unknown-id"]
         assert id_of(unknown.backlog.frames[0]) == unknown.backlog.last_id
         assert join(last_event_id=id_of(gap)).backlog.frames == kept
+
+    @pytest.mark.parametrize("size", [SIZE - 2, SIZE + 2])
+    def test_another_number_of_events_is_kept(self, hub, join, size):
+        """It counts for who is watched already and for who is watched later, in all topics."""
+        begin = join().backlog.last_id
+        hub.keep(size)
+        hub.open("3044")
+        everything = [Topic.CALLS, Topic.CONTACTS]
+        for ext in ("3095", "3044"):
+            publish(hub, *"abcdefghi", ext=ext)
+        for number in range(9):
+            hub.announce(Topic.CONTACTS, "e", b"contact %d" % number)
+        for ext in ("3095", "3044"):
+            missed = texts(hub.subscribe(ext, Stream(), begin, everything).frames)
+            wanted = ["contact %d" % number for number in range(9)][-size:]
+            assert missed[1:] == [*"abcdefghi"[-size:], *wanted]
 
     def test_a_gap_is_nobody_elses(self, hub, join):
         """The gap of one stream is neither sent to others nor kept."""
