@@ -152,10 +152,11 @@ class EventStream:
         # The opening names the id before the backlog only when nothing is missed; with a backlog
         # the events name their own.
         self.send(_opening(backlog.last_id) if not backlog.frames else _retry(RETRY_MILLISECONDS))
-        # What was missed is bounded by the history. It must not count as unread, or a client that
-        # missed much would be cut off each time it comes back for it.
-        self._max_waiting += sum(map(len, backlog.frames))
         for frame in backlog.frames:
+            if self._waiting is not None:
+                # What was missed is bounded by the history. As long as it is unread it must not
+                # count, or a client that missed much would be cut off each time it comes back.
+                self._max_waiting += len(frame)
             self.send(frame)
 
     def _keep(self, data: bytes) -> None:

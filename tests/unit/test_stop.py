@@ -1,8 +1,9 @@
-"""Heartbeats, and the end of all streams, at a time that only the test moves on."""
+"""Heartbeats, what clients may owe, and the end of streams, at a time that only the test moves."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -33,6 +34,7 @@ from mxflex.web.eventstream import (
     STOP_AT_LAST_SECONDS,
     STOP_SECONDS,
     STOP_SLOT_SECONDS,
+    TRANSPORT_BUFFER_BYTES,
     EventStreams,
     encode_sse,
 )
@@ -41,6 +43,7 @@ from tests.unit.memory_mx import MemoryMX
 
 EXT = "3095"
 FAREWELL = re.compile(rb"\r\n([0-9a-f]+)\r\n(retry: (\d+)\n\n)\r\n0\r\n\r\n\Z")
+MAX_UNSENT = 262_144
 SLOTS = round(STOP_SECONDS / STOP_SLOT_SECONDS)
 
 
@@ -49,11 +52,22 @@ class Line(StringTransport):
 
     Attributes:
         held: Whether it stays when we have closed it, as with a client that does not read.
+        room: Bytes that may be written before it asks for a pause.
     """
 
-    def __init__(self, *, held):
+    def __init__(self, *, held=False, room=math.inf):
         super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.1", 50_000))
         self.held = held
+        self.room = room
+
+    def write(self, data):
+        super().write(data)
+        before, self.room = self.room, self.room - len(data)
+        if before >= 0 > self.room:
+            self.producer.pauseProducing()
+
+    def writeSequence(self, data):
+        self.write(b"".join(data))
 
     def loseConnection(self):
         super().loseConnection()
@@ -76,7 +90,9 @@ class Events(Resource):
         self._streams, self._identity = streams, identity
 
     def render(self, request):
-        opening = self._streams.open(request, self._identity, CALLS_ALONE, None)
+        last = request.getHeader("last-event-id")
+        last_id = None if last is None else int(last)
+        opening = self._streams.open(request, self._identity, CALLS_ALONE, last_id)
         Deferred.fromCoroutine(opening).addCallbacks(
             request.render, lambda failure: request.processingFailed(failure) and None
         )
@@ -89,11 +105,11 @@ class House:
     def __init__(self):
         self.mx = MemoryMX().start()
         self.clock = self.mx.clock
-        hub = Hub(self.clock.seconds, encode_sse, encode_gap, 16)
+        self.hub = Hub(self.clock.seconds, encode_sse, encode_gap, 16)
         calls = Calls(self.mx.link, CallRegistry(self.clock.seconds), True)
-        sessions = Sessions(self.clock, self.mx.link.monitors, hub, calls)
+        sessions = Sessions(self.clock, self.mx.link.monitors, self.hub, calls)
         self.admission = Admission(1_000_000, 1_000_000, 1_000_000)
-        self.streams = EventStreams(self.clock, sessions, self.admission, 15, 262_144)
+        self.streams = EventStreams(self.clock, sessions, self.admission, 15, MAX_UNSENT)
         now = int(self.clock.seconds())
         identity = Identity(mx="63022", ext=EXT, jid=1, expires_at=now + 3600, auth_time=now)
         self._site = MXFlexSite(Events(self.streams, identity), self.clock, ())
@@ -101,22 +117,23 @@ class House:
         self.lines = []
         self._protocols = []
 
-    def connect(self, count=1, *, held=False):
-        """Open so many streams, each on a connection of its own."""
+    def connect(self, count=1, *, last_id=None, **habits):
+        """Open so many streams, each on a connection of its own; see `Line`."""
         for _ in range(count):
-            line = Line(held=held)
+            line = Line(**habits)
             protocol = self._site.buildProtocol(None)
             protocol.makeConnection(line)
             self.lines.append(line)
             self._protocols.append(protocol)
-            self.ask(len(self.lines) - 1)
+            self.ask(len(self.lines) - 1, last_id)
             assert line.value().startswith(b"HTTP/1.1 200 "), line.value()
             assert not line.disconnecting
         assert self.streams.count == len(self.lines)
 
-    def ask(self, number):
-        """Ask for a stream on a connection."""
-        self._protocols[number].dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    def ask(self, number, last_id=None):
+        """Ask for a stream on a connection, with an id or none."""
+        header = b"" if last_id is None else b"Last-Event-ID: %d\r\n" % last_id
+        self._protocols[number].dataReceived(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % header)
         self.mx.pump()
 
     def pass_an_interval(self):
@@ -211,7 +228,7 @@ def test_events_go_on_until_the_end(house):
     """A stream whose turn has not come hears of calls as ever."""
     house.connect(2 * ENDED_AT_ONCE)
     house.stop()
-    house.streams._sessions._hub.publish(EXT, "DeliveredEvent", b"{}")
+    house.hub.publish(EXT, "DeliveredEvent", b"{}")
     heard = [b"event: DeliveredEvent" in line.value() for line in house.lines]
     assert heard == [False] * ENDED_AT_ONCE + [True] * ENDED_AT_ONCE
     house.clock.advance(STOP_SLOT_SECONDS)
@@ -379,4 +396,42 @@ def test_a_stall_is_made_up_by_one(house):
     house.clock.advance(20)
     house.pass_an_interval()
     assert all(1 <= line.value().count(b":\n\n") <= 3 for line in house.lines)
+    house.stop()
+
+
+@pytest.mark.parametrize("room", [1_000, math.inf], ids=["in two parts", "at once"])
+def test_what_was_missed_counts_until_it_is_read(house, room):
+    """A client may be owed what it missed, and once it has that the bound alone."""
+    data = b"x" * 5_000
+    house.connect()
+    for _ in range(16):
+        house.hub.publish(EXT, "DeliveredEvent", data)
+    house.connect(last_id=1, room=room)
+    line = house.lines[-1]
+    line.room = math.inf
+    line.producer.resumeProducing()
+    assert line.value().count(data) == 16
+    line.producer.pauseProducing()
+    taken = 0
+    while not house.streams.cut_off:
+        house.hub.publish(EXT, "DeliveredEvent", data)
+        taken += len(data)
+    bound = MAX_UNSENT - TRANSPORT_BUFFER_BYTES
+    assert bound - len(data) < taken <= bound + len(data)
+    house.stop()
+
+
+def test_pauses_do_not_add_up(house):
+    """Who stops for a moment, and then reads what came meanwhile, may do so again and again."""
+    data = b"x" * 5_000
+    house.connect()
+    line = house.lines[-1]
+    pieces = (MAX_UNSENT - TRANSPORT_BUFFER_BYTES) // len(data) - 2
+    for number in range(1, 6):
+        line.producer.pauseProducing()
+        for _ in range(pieces):
+            house.hub.publish(EXT, "DeliveredEvent", data)
+        line.producer.resumeProducing()
+        assert line.value().count(data) == number * pieces
+    assert house.streams.cut_off == 0
     house.stop()
