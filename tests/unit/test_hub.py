@@ -156,7 +156,7 @@ class TestBacklog:
             hub.announce(Topic.CONTACTS, "e", b"contact %d" % number)
         for ext in ("3095", "3044"):
             missed = texts(hub.subscribe(ext, Stream(), begin, everything).frames)
-            wanted = ["contact %d" % number for number in range(9)][-size:]
+            wanted = [f"contact {number}" for number in range(9)][-size:]
             assert missed[1:] == [*"abcdefghi"[-size:], *wanted]
 
     def test_a_gap_is_nobody_elses(self, hub, join):
