@@ -21,8 +21,8 @@ from mxflex.measures import FAN_OUT_BOUNDS, Durations
 
 log = Logger()
 
-# Events of one turn are joined up to this size, in bytes: as a chunk, too, it fits into one frame of
-# HTTP/2 (RFC 9113, 4.2), and into one TLS record where those are as long as may be (RFC 8446, 5.1).
+# Events of one turn are joined up to this size, in bytes: as a chunk, too, it fits into a frame of
+# HTTP/2 (RFC 9113, 4.2), and into a TLS record where those are as long as may be (RFC 8446, 5.1).
 MAX_JOINED_BYTES = 16 * 1024 - 64
 
 

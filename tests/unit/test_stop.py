@@ -435,3 +435,17 @@ def test_pauses_do_not_add_up(house):
         assert line.value().count(data) == number * pieces
     assert house.streams.cut_off == 0
     house.stop()
+
+
+def test_no_heartbeat_for_who_does_not_read(house):
+    """Behind events that wait no comment is put: they show that the stream lives, in their turn."""
+    house.connect()
+    line = house.lines[-1]
+    line.producer.pauseProducing()
+    house.hub.publish(EXT, "DeliveredEvent", b"{}")
+    for _ in range(2):
+        house.pass_an_interval()
+    line.producer.resumeProducing()
+    assert line.value().count(b"event: DeliveredEvent") == 1
+    assert b"\n:\n" not in line.value()
+    house.stop()
