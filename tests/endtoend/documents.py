@@ -54,6 +54,7 @@ class Demo:
         settings: Further variables of its environment.
 
     Attributes:
+        settings: The same.
         port: The port of MXFlex.
         control: The port of the control API.
         crm: The port of the site that may call it, at which nobody listens yet.
@@ -61,7 +62,7 @@ class Demo:
 
     def __init__(self, folder, **settings):
         self.folder = folder
-        self._settings = settings
+        self.settings = settings
         self.port, self.control, self.crm = free_port(), free_port(), free_port()
         self._daemon = None
         (folder / "html").symlink_to(HTML)
@@ -83,7 +84,7 @@ class Demo:
             f"tcp:{self.control}",
             MXFLEX_HOST=f"localhost:{self.port}",
             MXFLEX_CORS=f"http://localhost:{self.crm}",
-            **self._settings,
+            **self.settings,
         )
         with contextlib.ExitStack() as undo:
             undo.push(self._daemon)

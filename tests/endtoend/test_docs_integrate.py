@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -229,7 +230,7 @@ def _log_out_and_in(demo):
 
 def python_programs():
     """Give the pop-up and its tests."""
-    popup, tests = fenced(GUIDE, "python")
+    popup, _, tests = fenced(GUIDE, "python")
     assert "connect_sse" in popup
     assert "def test_" in tests
     return popup, tests
@@ -313,6 +314,57 @@ def test_the_tests_of_the_popup(tmp_path):
             check=False,
         )
         assert done.returncode == failed, done.stdout + done.stderr
+
+
+# --- A receiver of webhooks -----------------------------------------------------------------------
+
+
+def test_the_receiver_of_webhooks(tmp_path):
+    """It tells each event once; what happened while it was away comes when it is back."""
+    _, receiver, _ = fenced(GUIDE, "python")
+    (command,) = [block for block in indented(GUIDE) if block.startswith("MXFLEX_WEBHOOKS=")]
+    place = Demo(tmp_path)
+    (tmp_path / "receiver.py").write_text(receiver.replace("8000", str(place.crm)), "utf-8")
+    (webhooks,) = re.findall(r"MXFLEX_WEBHOOKS='([^']+)'", place.place(command))
+
+    def start():
+        return running(
+            subprocess.Popen(
+                [sys.executable, tmp_path / "receiver.py"],
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+
+    def told(process):
+        """Give the next call that rings; whatever else is told is passed over."""
+        lines = iter(process.stdout.readline, "")
+        return next(line for line in lines if line.startswith("DeliveredEvent"))
+
+    place.settings["MXFLEX_WEBHOOKS"] = webhooks
+    with place as demo:
+        with start() as process:
+            ring(demo)
+            assert told(process) == "DeliveredEvent 12025550104\n"
+        demo.ask("/reset", "{}")
+        ring(demo, EMMA)
+        with start() as process:
+            assert told(process) == "DeliveredEvent 12025550144\n"
+        # Whoever has no signature gets nowhere.
+        with start() as process:
+            eventually(lambda: _posted(place.crm, b"{}") == 400)
+
+
+def _posted(port, body):
+    """Post something that is not signed, and give the status; 0 where nobody listens."""
+    try:
+        urllib.request.urlopen(f"http://localhost:{port}", data=body, timeout=PATIENCE)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except urllib.error.URLError:
+        return 0
+    return 204
 
 
 # --- With curl ------------------------------------------------------------------------------------
