@@ -166,9 +166,9 @@ class EventStream:
         self._waiting_bytes += len(data)
         if self._waiting_bytes > self._max_waiting:
             log.info("a client that does not read its event stream is cut off")
-            self._request.channel.forceAbortClient()
-            # HTTP/1.1 tells later that the client has gone.
+            # HTTP/2 tells at once that the client has gone, which is no news then.
             self.gone(cut_off=True)
+            self._request.channel.forceAbortClient()
 
     def heartbeat(self) -> None:
         """Show the client, and whatever lies between, that the stream lives."""
