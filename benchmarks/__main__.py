@@ -18,7 +18,7 @@ from benchmarks.document import RESULTS, RESULTS_FILE, TABLES
 from benchmarks.encoding import measure_encoding
 from benchmarks.fanout import Turn, measure_beside, measure_stage
 from benchmarks.generator import NATIVE
-from benchmarks.machine import assert_same_mxflex, describe_machine, say
+from benchmarks.machine import assert_same_mxflex, describe_machine, end_as_by_ctrl_c, say
 from benchmarks.peers import MXFLEX, has_nchan, peers_for
 from benchmarks.plan import FULL, PLANS, Plan, Stage, Transport
 from benchmarks.processes import BenchmarkError, run
@@ -85,6 +85,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a folder for the results")
     parser.add_argument("--no-plots", action="store_true", help="no pictures, no matplotlib")
     options = parser.parse_args()
+    end_as_by_ctrl_c()
     plan = PLANS[options.plan].narrowed(
         {Transport[name.upper()] for name in options.transport or ()}, set(options.streams or ())
     )

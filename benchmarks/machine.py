@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,11 @@ _PACKAGES = ("nginx", "libnginx-mod-nchan")
 def say(text: str) -> None:
     """Tell whoever watches how far we are."""
     sys.stderr.write(text + "\n")
+
+
+def end_as_by_ctrl_c() -> None:
+    """Let SIGTERM end this program as Ctrl-C does, so that what it has started ends with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def describe_machine() -> dict[str, Any]:

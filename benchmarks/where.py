@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.document import RESULTS, RESULTS_FILE, TABLES, WHERE
 from benchmarks.fanout import OPENING, Trial
 from benchmarks.generator import NATIVE, Readers
-from benchmarks.machine import assert_same_mxflex, describe_machine, say
+from benchmarks.machine import assert_same_mxflex, describe_machine, end_as_by_ctrl_c, say
 from benchmarks.peers import MXFLEX, Start, has_nchan, peers_for
 from benchmarks.plan import FULL, STEADY, Stage, Transport, steady
 from benchmarks.processes import BenchmarkError, Program, run
@@ -133,6 +133,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each load, twice a server")
     parser.add_argument("--output", type=Path, help="a folder for the results")
     options = parser.parse_args()
+    end_as_by_ctrl_c()
     transport = Transport[options.transport.upper()]
     kind = (transport, options.streams, options.per_connection)
     stage = next(

@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks.document import RESULTS
-from benchmarks.machine import assert_same_mxflex, describe_machine, say
+from benchmarks.machine import assert_same_mxflex, describe_machine, end_as_by_ctrl_c, say
 from benchmarks.peers import connect, log_in, start_daemon, start_module
 from benchmarks.plan import Transport
 from benchmarks.processes import BenchmarkError, Program
@@ -354,6 +354,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=60.0, help="seconds between failures")
     parser.add_argument("--output", type=Path, help="a folder for the results")
     options = parser.parse_args()
+    end_as_by_ctrl_c()
     began = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     output: Path = (options.output or RESULTS / f"{began}-soak").resolve()
     output.mkdir(parents=True, exist_ok=True)
