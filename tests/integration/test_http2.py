@@ -486,6 +486,32 @@ async def test_a_connection_that_is_not_read_is_bounded_and_cut(secure):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_stream_that_opens_while_nothing_is_read(secure):
+    """A stream on a connection that is blocked waits behind its own head, and loses nothing."""
+    server = await secure(events={"max_unsent": 20 * MEGABYTE})
+    client = await server.connect({SettingCodes.INITIAL_WINDOW_SIZE: LARGEST_WINDOW})
+    client.conn.increment_flow_control_window(LARGEST_WINDOW - FIRST_WINDOW)
+    token = await client.log_in()
+    first = await client.open_stream(token)
+    client.pause()
+    sent = 0
+    while not server.connection.blocked:
+        tell(server, sent, 10_000)
+        sent += 1
+        await server.running.pause(0)
+    await when_stuck(server)
+    # Nothing else makes the second one wait.
+    assert not server.connection.ready
+    second = client.exchanges[client.request("GET", "/api/events", token=token)]
+    await server.when(lambda: server.streams.count == 2)
+    tell(server, sent, 10)
+    client.resume()
+    await client.when(lambda: len(second.events) == 1 and len(first.events) == sent + 1)
+    assert numbers(second) == [sent]
+    assert numbers(first) == list(range(sent + 1))
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_large_file_waits_for_its_reader(secure):
     """Of 50 MB for a client that does not read, only a bounded part is in memory."""
     server = await secure()
