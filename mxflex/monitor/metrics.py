@@ -196,6 +196,11 @@ class DaemonCollector(Collector):
             return
         of = hooks.items()
         yield _gauge(
+            "mxflex_webhook_queue_usable",
+            "Whether the latest use of the file in which messages wait for webhooks went well.",
+            int(self._of.webhooks.queue_usable),
+        )
+        yield _gauge(
             "mxflex_webhook_queued",
             "Messages that wait for their receiver, by webhook.",
             {name: hook.state.queued for name, hook in of},

@@ -373,6 +373,11 @@ class Webhooks(Service):
         await self._disk.run(partial(self._queue.close, self._clock.seconds()))
         self._disk.stop()
 
+    @property
+    def queue_usable(self) -> bool:
+        """Whether the latest use of the queue went well; what comes waits in memory else."""
+        return not self._disk_trouble
+
     # --- Rounds -------------------------------------------------------------------------------
 
     def _wake(self) -> None:

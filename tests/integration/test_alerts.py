@@ -58,6 +58,7 @@ FIRING = {
     },
     "MXFlexNoCertificate": {"mxflex_certificate_real{": "0x60"},
     "MXFlexWebhookFails": {f"mxflex_webhook_failing{HOOK}": "1x60"},
+    "MXFlexWebhookQueue": {"mxflex_webhook_queue_usable{": "0x60"},
     "MXFlexWebhookLoses": {
         f"mxflex_webhook_dropped_total{HOOK}": "0+1x60",
         f"mxflex_webhook_died_total{HOOK}": "0x60",
