@@ -15,8 +15,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/mxflex
 COPY --from=build /opt/mxflex /opt/mxflex
 COPY contrib/container.yaml /etc/mxflex/mxflex.yaml
 ENV PYTHONDONTWRITEBYTECODE=1 \
-    MXFLEX_ACME_STORAGE=/var/lib/mxflex/certs \
-    MXFLEX_DELIVERY_STORAGE=/var/lib/mxflex/webhooks.db \
+    STATE_DIRECTORY=/var/lib/mxflex \
     MXFLEX_MONITOR_LISTEN=tcp:9464:interface=127.0.0.1
 # The folder html is looked for here.
 WORKDIR /opt/mxflex/share/mxflex

@@ -162,19 +162,30 @@ async def _try_own_certificate(config: Config, reactor: Any) -> str:
 async def _try_storage(config: Config) -> str:
     # Only looked at: made by whoever checks, it might be closed to whoever runs the daemon.
     folder = Path(config.acme.storage)
-    there = folder if folder.exists() else folder.absolute().parent
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{there} cannot be written to")
-    return "can be written to" if there is folder else "does not exist yet, and can be made"
+    if folder.exists():
+        _look_at_folder(folder)
+        return "can be written to"
+    _look_at_folder(folder.absolute().parent)
+    return "does not exist yet, and can be made"
 
 
 async def _try_queue(config: Config) -> str:
     # As above: only looked at.
     file = Path(config.delivery.storage)
-    there = file if file.exists() else file.absolute().parent
-    if not os.access(there, os.W_OK | (0 if there is file else os.X_OK)):
-        raise ValueError(f"{there} cannot be written to")
-    return "can be written to" if there is file else "does not exist yet, and can be made"
+    # Also if it is there: SQLite has other files beside it.
+    _look_at_folder(file.absolute().parent)
+    if not file.exists():
+        return "does not exist yet, and can be made"
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise ValueError(f"{file} cannot be written to")
+    return "can be written to"
+
+
+def _look_at_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder} cannot be written to")
 
 
 async def _try_stored_certificate(config: Config, reactor: Any) -> str:

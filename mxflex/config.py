@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
+import posixpath
 import re
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -415,7 +416,9 @@ def load(
     Args:
         text: The text of the file.
         source: The name of the file, for errors.
-        environ: The environment; only `MXFLEX_…` variables are looked at.
+        environ: The environment; only `MXFLEX_…` variables are looked at, and `STATE_DIRECTORY`, by
+            which systemd tells a service where its files belong: what MXFlex keeps goes there,
+            unless it is an absolute path.
         read_file: Gives the text of a file that the configuration names (`mx.password_file`, a CA
             file in `mx.verify`); raises OSError or UnicodeDecodeError.
 
@@ -423,7 +426,16 @@ def load(
         ConfigError: Whatever is wrong.
     """
     given = _settle_password(_flatten(_parse(text, source), source), _from_environment(environ))
-    return _build({key: _read(item, read_file) for key, item in given.items()}, source)
+    config = _build({key: _read(item, read_file) for key, item in given.items()}, source)
+    # Of several, the first (systemd.exec(5)).
+    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return attrs.evolve(
+        config,
+        acme=attrs.evolve(config.acme, storage=posixpath.join(state, config.acme.storage)),
+        delivery=attrs.evolve(
+            config.delivery, storage=posixpath.join(state, config.delivery.storage)
+        ),
+    )
 
 
 def known_keys() -> frozenset[str]:
@@ -812,16 +824,17 @@ def _verify(item: _Item, read_file: ReadFile) -> str:
     text = _text(item, "none, system, or the path of a CA file")
     if text.lower() in ("none", "system"):
         return text.lower()
-    if "-----BEGIN CERTIFICATE-----" not in _contents(item, text, read_file):
+    otherwise = "" if "/" in text else "expected none, system, or the path of a CA file; "
+    if "-----BEGIN CERTIFICATE-----" not in _contents(item, text, read_file, otherwise):
         raise item.wrong("expected none, system, or a CA file with PEM certificates")
     return text
 
 
-def _contents(item: _Item, path: str, read_file: ReadFile) -> str:
+def _contents(item: _Item, path: str, read_file: ReadFile, otherwise: str = "") -> str:
     try:
         return read_file(path)
     except OSError as error:
-        raise item.wrong(f"the file cannot be read: {error.strerror}") from error
+        raise item.wrong(f"{otherwise}the file cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise item.wrong("the file is not UTF-8 text") from error
 

@@ -176,7 +176,9 @@ _WORDS: Final[Mapping[str, _Words]] = {
     ),
     "acme.directory": _Words("The directory of the ACME server."),
     "acme.storage": _Words(
-        "The folder for the certificate and the key of the account. Only MXFlex may read it."
+        "The folder for the certificate and the key of the account. Only MXFlex may read it. "
+        "Unless it is absolute, it lies in the current directory; under systemd and in the "
+        "container, in /var/lib/mxflex."
     ),
     "acme.ca_file": _Words(
         "CA of a private ACME server, in PEM.",
@@ -232,7 +234,7 @@ _WORDS: Final[Mapping[str, _Words]] = {
     ),
     "delivery.storage": _Words(
         "The file that keeps events until the receivers of webhooks have taken them. Only "
-        "MXFlex may read it."
+        "MXFlex may read it. It lies where `acme.storage` does."
     ),
     "delivery.max_queued": _Words(
         "Events that may wait for one receiver; what comes beyond is dropped, and told by a `gap`."

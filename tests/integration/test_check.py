@@ -91,7 +91,7 @@ async def test_the_queue_of_webhooks(capsys, tmp_path, mx, page):
     """With webhooks it is told whether their queue can be written; it is not made."""
     for folder, verdict in (
         (tmp_path, "ok   queue DIR/webhooks.db: does not exist yet, and can be made"),
-        (tmp_path / "none", "FAIL queue DIR/none/webhooks.db: DIR/none cannot be written to"),
+        (tmp_path / "none", "FAIL queue DIR/none/webhooks.db: there is no folder DIR/none"),
     ):
         status, lines = await check_lines(
             capsys,

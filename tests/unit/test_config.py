@@ -360,7 +360,9 @@ def test_mistakes_in_a_value(text, key, expected):
     [
         ("verify: no", "verify", "expected none, system, or the path of a CA file"),
         ("verify: ~", "verify", "expected none, system, or the path of a CA file"),
-        ("verify: ca.pem", "verify", "the file cannot be read: No such file or directory"),
+        ("verify: ./ca.pem", "verify", "the file cannot be read: No such file or directory"),
+        # Perhaps it was meant as a word.
+        ("verify: sytem", "verify", "expected none, system, or the path of a CA file; the file "),
         ("fingerprint: abc", "fingerprint", "64 hex digits, with or without colons"),
         (f"fingerprint: {HEX}0", "fingerprint", "64 hex digits"),
         (f"fingerprint: {HEX[1:]}", "fingerprint", "64 hex digits"),
@@ -460,6 +462,21 @@ def test_environment_wins():
         "2001:db8::/32",
     ]
     assert loaded.cors == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "stored"), [("", "certs"), ("/s", "/s/certs"), ("/s:/t", "/s/certs")]
+)
+def test_where_things_are_kept(state, stored):
+    """What is kept lies where systemd says, unless an absolute path is given."""
+    environ = {"STATE_DIRECTORY": state} if state else {}
+    loaded = load(MX, "c.yaml", environ)
+    assert loaded.acme.storage == stored
+    assert loaded.delivery.storage == stored.replace("certs", "webhooks.db")
+    staging = load(MX + "acme: {storage: staging}", "c.yaml", environ)
+    assert staging.acme.storage == stored.replace("certs", "staging")
+    apart = load(MX + "acme: {storage: /a}\ndelivery: {storage: /b}", "c.yaml", environ)
+    assert (apart.acme.storage, apart.delivery.storage) == ("/a", "/b")
 
 
 def test_environment_completes_the_file():
