@@ -77,8 +77,10 @@ HANDSHAKE_SECONDS = 15.0
 RESETS = (1000.0, 33.0)
 # Frames that bring nothing forward: pings, settings, priorities, windows, empty parts of bodies.
 IDLE_FRAMES = (1000.0, 100.0)
-# A client that reads sends a few of them, mostly to open windows, for each frame that it gets.
-IDLE_FRAMES_PER_SENT = 4.0
+# A client that reads sends a few of them, mostly to open windows, for each frame that it gets; one
+# that has not read for a while does so for many frames at once.
+IDLE_FRAMES_PER_SENT = 4
+MAX_EARNED_FRAMES = 10_000
 
 
 @attrs.define
@@ -390,8 +392,8 @@ class Connection(H2Connection):
         self._retired = False
         # Parts of frames that go out together; see `FrameWriter`.
         self.corked: list[bytes] = []
-        # How many of them since the client was heard last, and when the last ones went.
-        self._frames_sent = 0
+        # How many idle frames it may send for those that it got, and when the last ones went.
+        self._earned = 0
         self._sent_at = 0.0
 
     def connectionMade(self) -> None:
@@ -441,9 +443,9 @@ class Connection(H2Connection):
         # Once for all: each frame would otherwise cost as much as there are streams.
         self._widen(self.streams if 0 in widened else widened)
         now = self._reactor.seconds()
-        self._idle_frames.give(IDLE_FRAMES_PER_SENT * self._frames_sent)
-        self._frames_sent = 0
-        if not (self._resets.take(len(reset), now) and self._idle_frames.take(idle, now)):
+        unearned = max(0, idle - self._earned)
+        self._earned -= idle - unearned
+        if not (self._resets.take(len(reset), now) and self._idle_frames.take(unearned, now)):
             self._give_up(ErrorCodes.ENHANCE_YOUR_CALM)
 
     def _take_event(self, event: Event, widened: set[int]) -> bool:
@@ -669,7 +671,7 @@ class Connection(H2Connection):
     def count_sent(self, frames: int) -> None:
         """Know that frames of data were sent."""
         if frames:
-            self._frames_sent += frames
+            self._earned = min(MAX_EARNED_FRAMES, self._earned + frames * IDLE_FRAMES_PER_SENT)
             self._sent_at = self._reactor.seconds()
 
     def _tryToWriteControlData(self) -> bool:
@@ -768,7 +770,7 @@ class Connection(H2Connection):
         self.transport.write(self.conn.data_to_send())
         # Bytes that go out show that somebody is there.
         self.resetTimeout()
-        self._idle_frames.give(IDLE_FRAMES_PER_SENT)
+        self.count_sent(1)
         self.shut.pop(stream, None)
         if ended:
             self._requestDone(stream_id)

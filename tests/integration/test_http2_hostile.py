@@ -33,6 +33,7 @@ from mxflex.web.http2 import (
     Connection,
     Core,
 )
+from tests.integration.daemons import EXT
 from tests.integration.h2client import HOST
 
 TOO_MANY_RESETS = int(RESETS[0]) * 2
@@ -273,6 +274,33 @@ async def test_a_reader_in_small_steps_is_no_flood(secure):
         client.flush()
     assert exchange.ended
     assert len(exchange.body) == 10_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_catches_up_is_no_flood(secure):
+    """Who reads many events at once, and opens both windows for each of them, is not cut off."""
+    server = await secure()
+    client = await server.connect()
+    token = await client.log_in()
+    stream = await client.open_stream(token)
+    stream_id = client.id_of(stream)
+    client.acknowledges = False
+    for window in (None, stream_id):
+        client.conn.increment_flow_control_window(10_000_000, window)
+    client.flush()
+    hub = server.streams._sessions._hub
+    events = int(IDLE_FRAMES[0])
+    for number in range(events):
+        hub.publish(EXT, "DeliveredEvent", b"%d" % number)
+        # Each has a frame of its own.
+        hub.flush()
+    await client.when(lambda: len(stream.events) == events)
+    assert stream.frames > events
+    for _ in range(events):
+        for window in (None, stream_id):
+            client.conn.increment_flow_control_window(1, window)
+    await client.when_ponged()
+    assert client.goaway is None
 
 
 @pytest_twisted.ensureDeferred
