@@ -23,6 +23,7 @@ from mxflex.web.docs import FILES
 from mxflex.web.eventjson import EVENT_KEYS
 from mxflex.web.fields import FORM, JSON, MAX_TEXT
 from mxflex.web.render import JSON_TYPE, Body
+from mxflex.webhooks import queue
 
 # RFC 9512.
 YAML_TYPE = b"application/yaml; charset=utf-8"
@@ -43,9 +44,13 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     "Direction": {"enum": [INCOMING, OUTGOING]},
     "PageFile": {"enum": [*FILES]},
     "GapReason": {"enum": [*(missing.value for missing in Missing), MX_DOWN]},
+    "WebhookGapReason": {
+        "enum": [MX_DOWN, queue.RESTART, queue.FULL, queue.LOST, queue.DISABLED, queue.REMOVED]
+    },
 }
 # Events that are not written by the table of call events.
 _OTHER_EVENTS = ("ParkedEvent", "ContactEvent", "status", "gap")
+_EVENTS = (*(event.__name__ for event in EVENT_KEYS), *_OTHER_EVENTS)
 
 
 @attrs.frozen
@@ -82,6 +87,7 @@ def describe(*, token_in_url: bool) -> dict[str, Any]:
         schemas[name] = {**schemas[name], **known}
     schemas |= _call_events(source["x-call-events"], source["x-event-keys"])
     schemas["StreamEvent"] = _stream_event()
+    schemas["WebhookMessage"] = _webhook_message()
     _name_requests(described)
     for body in _bodies(described):
         _add_form(body["content"], schemas)
@@ -122,7 +128,6 @@ def _call_events(meanings: dict[str, str], known: dict[str, Any]) -> dict[str, A
 
 def _stream_event() -> dict[str, Any]:
     """Give the schema of an event as a reader of the stream sees it: any of them."""
-    names = [*(event.__name__ for event in EVENT_KEYS), *_OTHER_EVENTS]
     return {
         "description": "An event of the stream: its name, its content, which is JSON, and its id.",
         "oneOf": [
@@ -142,7 +147,30 @@ def _stream_event() -> dict[str, Any]:
                     "id": {"type": "string", "pattern": "^[0-9]+$"},
                 },
             }
-            for name in names
+            for name in _EVENTS
+        ],
+    }
+
+
+def _webhook_message() -> dict[str, Any]:
+    """Give the schema of the body that is posted to a webhook: any of the events."""
+    return {
+        "description": "An event: its name, when it happened, and its content.",
+        "oneOf": [
+            {
+                "title": f"{name}Post",
+                "type": "object",
+                "required": ["type", "timestamp", "data"],
+                "properties": {
+                    "type": {"type": "string", "const": name},
+                    "timestamp": {"$ref": "#/components/schemas/Time"},
+                    # A gap of a webhook has other reasons.
+                    "data": {
+                        "$ref": f"#/components/schemas/{'WebhookGap' if name == 'gap' else name}"
+                    },
+                },
+            }
+            for name in _EVENTS
         ],
     }
 

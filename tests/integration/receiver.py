@@ -13,8 +13,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from mxflex.simulator.certificate import ServerTLS
+from mxflex.web.openapi import describe
+from tests.openapi import Measure
 from tests.ports import LOOPBACK, free_port
 
+MEASURE = Measure(describe(token_in_url=True), closed=True)
+MESSAGE = {"$ref": "#/components/schemas/WebhookMessage"}
 KEY = b"a key of thirty-two bytes, nicely"
 SECRET = "whsec_" + b64encode(KEY).decode()
 
@@ -120,7 +124,7 @@ class Receiver(Resource):
         return len(self._held)
 
     def render_POST(self, request):  # noqa: N802 - Twisted's name
-        """Check the signature, keep the message, and answer as the test wants it."""
+        """Check the signature and the form, keep the message, and answer as the test wants it."""
         body = request.content.read()
         headers = {
             name.decode().lower(): values[0].decode()
@@ -130,6 +134,8 @@ class Receiver(Resource):
         self._webhook.verify(body, headers)
         message = json.loads(body)
         assert list(message) == ["type", "timestamp", "data"]
+        problems = MEASURE.problems(MESSAGE, message)
+        assert not problems, (message, problems)
         post = Post(
             id=headers["webhook-id"],
             headers=headers,

@@ -163,7 +163,8 @@ def test_examples_in_schemas_fit(name):
 
 def test_generated_names_are_different():
     """No schema within another has the name of a third: generators make one class of each name."""
-    titles = [each["title"] for each in SCHEMAS["StreamEvent"]["oneOf"]]
+    kinds = [*SCHEMAS["StreamEvent"]["oneOf"], *SCHEMAS["WebhookMessage"]["oneOf"]]
+    titles = [each["title"] for each in kinds]
     assert len(set(titles)) == len(titles)
     assert {*titles}.isdisjoint(SCHEMAS)
 
@@ -177,6 +178,17 @@ def test_every_event_has_an_example():
     stream = DOCUMENT["paths"]["/api/events"]["get"]["responses"]["200"]["content"]
     example = stream["text/event-stream"]["example"]
     MEASURE.check_event(example["event"], example["data"])
+
+
+def test_the_webhook_is_described():
+    """What is posted has a schema for each event of the streams, and an example of each part."""
+    posted = [each["properties"]["type"]["const"] for each in SCHEMAS["WebhookMessage"]["oneOf"]]
+    streamed = [each["properties"]["event"]["const"] for each in SCHEMAS["StreamEvent"]["oneOf"]]
+    assert posted == streamed
+    operation = DOCUMENT["webhooks"]["event"]["post"]
+    parts = [*operation["parameters"], operation["requestBody"]["content"][JSON]]
+    for part in parts:
+        assert not MEASURE.problems(part["schema"], part["example"])
 
 
 # --- Code and document ----------------------------------------------------------------------------
