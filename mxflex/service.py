@@ -33,6 +33,7 @@ from mxflex.certs.issuing import CertificateService
 from mxflex.certs.responder import ChallengeResponder
 from mxflex.certs.store import CertificateFile
 from mxflex.changes import Changeable, look_at_html, look_at_webhooks
+from mxflex.clock import SteadyTimers
 from mxflex.config import (
     HTTP_PORT,
     HTTPS_PORT,
@@ -184,6 +185,7 @@ def build(
     open_files = _OpenFiles(config.events.max_streams)
     open_files.setServiceParent(daemon)
     SpareMemory(reactor).setServiceParent(daemon)
+    SteadyTimers(reactor).setServiceParent(daemon)
     # Stopped behind the link, whose last events it saves.
     webhooks.setServiceParent(daemon)
     link.setServiceParent(daemon)

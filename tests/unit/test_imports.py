@@ -19,6 +19,7 @@ MAY_SEE = {
     "logs": {"config", "requestid"},
     "schema": {"config"},
     "measures": set(),
+    "clock": set(),
     "certs": set(),
     "simulator": {"wire"},
     "mx": {"wire", "config", "measures"},
@@ -30,7 +31,7 @@ MAY_SEE = {
     "changes": {"mx", "gateway", "webhooks", "web", "certs", "config", "reload"},
     "service": {
         *("wire", "mx", "gateway", "webhooks", "web", "certs", "config", "monitor", "reload"),
-        "changes",
+        *("changes", "clock"),
     },
     "demo": {"service", "simulator", "config", "mx", "wire"},
     "check": {"service", "certs", "config", "mx"},
