@@ -29,6 +29,8 @@ export class Ringing {
     $("ask-notify-no").addEventListener("click", () => this.#choose(false));
     $("notify").addEventListener("change", () => this.#choose($("notify").checked));
     window.addEventListener("focus", () => this.#closeAll());
+    // Nobody would take them away once the page has gone.
+    window.addEventListener("pagehide", () => this.#closeAll());
     this.#drawChoice();
   }
 

@@ -84,10 +84,12 @@ def extensions():
 # Keeps what is shown by the system, and lets the page believe that nobody looks at it.
 NOTICES = """
   window.notices = [];
+  window.closed = [];
   window.asked = 0;
   const Real = Notification;
   window.Notification = class extends Real {
     constructor(title, options) { super(title, options); notices.push(title); }
+    close() { closed.push(this.title); super.close(); }
     static requestPermission() { asked += 1; return Real.requestPermission(); }
   };
   Document.prototype.hasFocus = () => false;
@@ -835,6 +837,18 @@ def test_asks_before_it_notifies(open_screen, site, extensions):
     screen.page.reload()
     expect(screen.chip).to_have_text("Live")
     expect(screen.page.locator("#notify")).to_be_checked()
+
+
+def test_notification_of_a_tab_that_goes(open_screen, site, extensions):
+    """Who closes the tab, or leaves the page, is not shown any more that somebody calls."""
+    mine, other = next(extensions), next(extensions)
+    screen = open_screen(site.url, script=NOTICES, permissions=["notifications"])
+    screen.enter(mine)
+    site.person(f"user{other}").dial(mine)
+    screen.page.wait_for_function("notices.length === 1")
+    assert screen.page.evaluate("closed") == []
+    screen.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
+    assert screen.page.evaluate("closed") == screen.page.evaluate("notices")
 
 
 def test_offer_declined(screen, extensions):
