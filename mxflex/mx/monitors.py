@@ -207,8 +207,7 @@ class Monitors:
                 raise MXError("the MX started a monitor without an id")
             if protocol is not self._protocol:
                 raise MXUnavailable("the server connection to the MX was lost")
-            self._monitor_of[ext] = monitor
-            self._ext_of[monitor] = ext
+            self._assign(monitor, ext)
             self._troubles.pop(ext, None)
             log.info("monitor {monitor} of {ext} started", monitor=monitor, ext=ext)
             if ext in self._wanted:
@@ -216,6 +215,19 @@ class Monitors:
         finally:
             self._starting -= 1
             self._deliver_early()
+
+    def _assign(self, monitor: str, ext: str) -> None:
+        """Know whose a monitor is.
+
+        An MX that forgets its monitors without an end of the connection gives their ids again. The
+        extension that had this one is missing then, and started anew with all that are.
+        """
+        former = self._ext_of.get(monitor)
+        if former is not None:
+            log.warn("the MX gives the monitor of {former} to {ext}", former=former, ext=ext)
+            del self._monitor_of[former]
+        self._monitor_of[ext] = monitor
+        self._ext_of[monitor] = ext
 
     def _came_late(self, protocol: MXProtocol, answer: Message) -> None:
         """Stop a monitor whose start was given up: nobody knows of it, and it tells all twice."""

@@ -165,6 +165,24 @@ def test_start_without_an_id(bench):
     assert bench.monitors.wanted == frozenset()
 
 
+def test_an_id_that_is_given_to_another_extension(bench, logged):
+    """An MX that forgot its monitors, and not us, gives their ids to others: those start anew."""
+    bench.running("3095", "7")
+    bench.running("3044", "7")
+    assert bench.monitors.monitor_of("3044") == "7"
+    assert bench.monitors.missing == {"3095"}
+    assert len(logged.about("gives the monitor of 3095 to 3044")) == 1
+    bench.peer.event(ringing("7", 39))
+    assert bench.heard == [("3044", 39)]
+    # The end of the one that has gone takes nothing from the other.
+    assert bench.stop("3095") == [None]
+    assert bench.stops == []
+    bench.peer.event(ringing("7", 40))
+    assert bench.heard == [("3044", 39), ("3044", 40)]
+    bench.running("3095", "8")
+    assert bench.monitors.missing == frozenset()
+
+
 def test_connection_lost_during_start(bench):
     """The end of the connection fails the start at once."""
     outcome = bench.start("3095")
