@@ -84,12 +84,12 @@ def extensions():
 # Keeps what is shown by the system, and lets the page believe that nobody looks at it.
 NOTICES = """
   window.notices = [];
-  window.closed = [];
+  window.withdrawn = [];
   window.asked = 0;
   const Real = Notification;
   window.Notification = class extends Real {
     constructor(title, options) { super(title, options); notices.push(title); }
-    close() { closed.push(this.title); super.close(); }
+    close() { withdrawn.push(this.title); super.close(); }
     static requestPermission() { asked += 1; return Real.requestPermission(); }
   };
   Document.prototype.hasFocus = () => false;
@@ -846,9 +846,9 @@ def test_notification_of_a_tab_that_goes(open_screen, site, extensions):
     screen.enter(mine)
     site.person(f"user{other}").dial(mine)
     screen.page.wait_for_function("notices.length === 1")
-    assert screen.page.evaluate("closed") == []
+    assert screen.page.evaluate("withdrawn") == []
     screen.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
-    assert screen.page.evaluate("closed") == screen.page.evaluate("notices")
+    assert screen.page.evaluate("withdrawn") == screen.page.evaluate("notices")
 
 
 def test_offer_declined(screen, extensions):
