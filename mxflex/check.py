@@ -27,7 +27,7 @@ from mxflex.certs.acme import Account, AcmeClient
 from mxflex.certs.files import read_files
 from mxflex.certs.issuing import describe_time_left
 from mxflex.certs.store import check_pair
-from mxflex.config import Config, load_file
+from mxflex.config import Config, WebhookSettings, load_file
 from mxflex.errors import ConfigError, MXFlexError, MXUnavailable
 from mxflex.mx.session import log_out, server_login
 from mxflex.service import (
@@ -36,6 +36,7 @@ from mxflex.service import (
     make_acme_http,
     make_dialer,
     make_endpoint,
+    make_receiver,
     plain_endpoints,
 )
 
@@ -94,6 +95,10 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
     }
     if config.webhooks:
         steps.append(_Step(f"queue {config.delivery.storage}", partial(_try_queue, config)))
+    steps += [
+        _Step(f"webhook {each.name}", partial(_try_webhook, each, reactor))
+        for each in config.webhooks
+    ]
     steps += [
         _Step(f"port {each}", partial(_try_port, each, key, reactor))
         for key, endpoints in ports.items()
@@ -167,6 +172,12 @@ async def _try_storage(config: Config) -> str:
         return "can be written to"
     _look_at_folder(folder.absolute().parent)
     return "does not exist yet, and can be made"
+
+
+async def _try_webhook(hook: WebhookSettings, reactor: Any) -> str:
+    # Nothing is sent: whoever is there would take it for an event.
+    make_receiver(hook, reactor)
+    return f"posts to {hook.site}"
 
 
 async def _try_queue(config: Config) -> str:

@@ -272,6 +272,11 @@ class WebhookSettings:
     parallel: int = 8
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
 
+    @property
+    def site(self) -> str:
+        """Scheme, host and port of the URL; what is behind them may be a secret."""
+        return "/".join(self.url.split("/", 3)[:3])
+
 
 @attrs.frozen(kw_only=True)
 class DeliverySettings:

@@ -618,8 +618,7 @@ def _status(hook: Hook, letters: list[DeadLetter]) -> HookStatus:
     state = "ok" if hook.failing_since is None else "failing"
     return HookStatus(
         name=hook.name,
-        # Behind the host there may be a secret.
-        url="/".join(hook.settings.url.split("/", 3)[:3]),
+        url=hook.settings.site,
         state=state if disabled is None else "disabled",
         since=hook.failing_since if disabled is None else disabled,
         error=hook.error,

@@ -107,6 +107,26 @@ async def test_the_queue_of_webhooks(capsys, tmp_path, mx, page):
 
 
 @pytest_twisted.ensureDeferred
+async def test_receivers_of_webhooks(capsys, tmp_path, mx, page):
+    """Of each receiver it is told where it is, without secrets, and whether its CA can be used."""
+    bad = tmp_path / "ca.pem"
+    bad.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    a = {"name": "a", "url": "https://a:8443/T0K3N?x", "secret": "whsec_" + "A" * 32}
+    hooks = [a, {**a, "name": "b", "ca_file": str(bad)}]
+    settings = {
+        "host": f"127.0.0.1:{free_port()}",
+        "html": str(page),
+        "mx": {"addr": f"127.0.0.1:{mx.test_port}", "login": "mxflex", "password": "mxflex"},
+        "webhooks": hooks,
+        "delivery": {"storage": str(tmp_path / "webhooks.db")},
+    }
+    status, lines = await check_lines(capsys, tmp_path, json.dumps(settings))
+    assert "ok   webhook a: posts to https://a:8443" in lines
+    assert "FAIL webhook b: DIR/ca.pem: webhooks: expected certificates" in lines
+    assert status == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_socket_of_systemd(capsys, tmp_path, mx, page):
     """A socket that only the service gets from systemd is no mistake, and is not tried."""
     status, lines = await check_lines(
