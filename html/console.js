@@ -188,6 +188,15 @@ document.addEventListener("keydown", (event) => {
 
 // --- Begin ---------------------------------------------------------------------------------------
 
+/** Tells whether the browser has what this page is made with, the latest of which came in 2024. */
+function isNewEnough() {
+  return (
+    "popover" in HTMLElement.prototype &&
+    "any" in AbortSignal &&
+    CSS.supports("color", "light-dark(#fff, #000)")
+  );
+}
+
 function resumed() {
   const kept = keptSession();
   try {
@@ -200,7 +209,10 @@ function resumed() {
 }
 
 const before = resumed();
-if (before === null) {
+if (!isNewEnough()) {
+  showSignIn("too-old");
+  $("sign-in-button").hidden = true;
+} else if (before === null) {
   showSignIn("");
 } else {
   begin(before);

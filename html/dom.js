@@ -83,9 +83,7 @@ export function errorText(error) {
     case 422:
       return t("mx-refuses", { text: error.message });
     case 429:
-      return error.retryAfter > 0
-        ? t("too-many", { seconds: Math.ceil(error.retryAfter) })
-        : t("too-many-now");
+      return tooMany(error.retryAfter);
     case 503:
       return t("mx-away");
     case 504:
@@ -93,6 +91,15 @@ export function errorText(error) {
     default:
       return t("says-no", { text: error.message });
   }
+}
+
+function tooMany(seconds) {
+  if (!(seconds > 0)) {
+    return t("too-many-now");
+  }
+  return seconds < 120
+    ? t("too-many", { seconds: Math.ceil(seconds) })
+    : t("too-many-minutes", { minutes: Math.ceil(seconds / 60) });
 }
 
 /** Gives the place for errors inside an element, the last in it; makes it where there is none. */

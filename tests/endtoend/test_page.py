@@ -284,6 +284,32 @@ def test_wrong_password(screen):
     assert screen.page.evaluate("sessionStorage.length") == 0
 
 
+def test_no_login_for_now(open_screen, tmp_path):
+    """Who cannot sign in now is told why: the MX is away, or it was tried too often."""
+    with Site(tmp_path, SCENARIO, login={"max_failures": 2, "window": 600}) as site:
+        screen = open_screen(site.url)
+        said = screen.page.locator("#sign-in-error")
+        for status in (403, 429, 503):
+            screen.witness.expect(f"status of {status}", "/api/login")
+        site.lose_mx()
+        screen.sign_in("user3001")
+        expect(said).to_contain_text("(MX) is not connected")
+        site.find_mx()
+        for _ in range(2):
+            screen.sign_in("user3001", "wrong")
+            expect(said).to_have_text("Invalid user name or password")
+        screen.sign_in("user3001")
+        expect(said).to_have_text("Too many attempts. Try again in 10 min.")
+        screen.leave()
+
+
+def test_old_browser(open_screen, site):
+    """A browser that lacks what the page is made with is told so, not left with a dead form."""
+    screen = open_screen(site.url, "delete AbortSignal.any;")
+    expect(screen.sign_in_word).to_contain_text("This browser is too old")
+    expect(screen.button("Sign in")).to_be_hidden()
+
+
 def test_reload(screen, extensions):
     """A reload asks for no password: the session is kept for the tab, and the password is not."""
     ext = next(extensions)
