@@ -167,6 +167,26 @@ for (const button of document.querySelectorAll(".views button")) {
   button.addEventListener("click", () => showView(button.dataset.view));
 }
 
+// --- Once ----------------------------------------------------------------------------------------
+
+// Where Answer was is Hold a moment later, so the second click of two must not count, nor a key that
+// is held down.
+for (const [name, isAgain] of [
+  ["click", (event) => event.detail > 1 && event.target.closest("button") !== null],
+  ["keydown", (event) => event.repeat && event.key === "Enter"],
+]) {
+  document.addEventListener(
+    name,
+    (event) => {
+      if (isAgain(event)) {
+        event.preventDefault();
+        event.stopPropagation();
+      }
+    },
+    true,
+  );
+}
+
 // --- Keys ----------------------------------------------------------------------------------------
 
 document.addEventListener("keydown", (event) => {

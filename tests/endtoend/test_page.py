@@ -675,6 +675,43 @@ def test_caller_by_number(screen, site, extensions):
     expect(screen.announcement).to_have_text("Incoming call: Zoë Ёлкина")
 
 
+def test_twice_is_once(screen, site, extensions):
+    """A double click, or a key held down, does a thing once, whatever stands there meanwhile."""
+    page = screen.page
+    mine, other = next(extensions), next(extensions)
+    screen.enter(mine)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.partition("/api/")[2]))
+
+    def double(button, once):
+        box = button.bounding_box()
+        page.mouse.move(box["x"] + 15, box["y"] + 15)
+        for count in (1, 2):
+            page.mouse.down(click_count=count)
+            page.mouse.up(click_count=count)
+            once()
+
+    site.person(f"user{other}").dial(mine)
+    double(screen.card("ringing").locator(".answer"), screen.card("talking").wait_for)
+    screen.card("talking").locator(".hang-up").click()
+    expect(screen.calls).to_have_count(0)
+    screen.search(other)
+    expect(screen.found).to_have_count(1)
+    double(screen.contact(other).locator(".call"), screen.card("dialling").wait_for)
+    screen.calls.locator(".hang-up").click()
+    expect(screen.calls).to_have_count(0)
+    page.locator("#search").focus()
+    page.keyboard.down("Enter")
+    screen.card("dialling").wait_for()
+    page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    screen.calls.locator(".hang-up").click()
+    expect(screen.calls).to_have_count(0)
+    commands = [path for path in asked if path.startswith("call") and path != "calls"]
+    done = ["call/answer", "call/hangup", "call", "call/hangup", "call", "call/hangup"]
+    assert commands == done
+
+
 def test_missed_and_declined(screen, site, extensions):
     """Calls that nobody took are missed, those that were sent away are not, and are called back."""
     mine = next(extensions)
