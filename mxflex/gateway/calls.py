@@ -407,14 +407,23 @@ class MadeCall:
     called: str
 
 
-# What people write into telephone numbers for the eye.
-_LAYOUT = re.compile(r"[\s().\-/]")
+# What people write into telephone numbers for the eye, and what telephones put around those that
+# are copied from their address book: marks of the direction of writing.
+_LAYOUT = re.compile(r"[\s().\-/\u2010-\u2015\u2212\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NUMBER = re.compile(r"\+?[0-9]+")
+_DIALLED = re.compile(r"[+*#0-9]+")
 
 
 def _same_for_the_mx(number: str) -> str:
     """Give a number without what does not tell it from another: an MX may drop the plus."""
     return _LAYOUT.sub("", number).removeprefix("+")
+
+
+def _dialled(number: str) -> str:
+    """Give a number without what is for the eye; what is no number stays as it is."""
+    # +44 (0)20: what is dialled within the country only.
+    plain = _LAYOUT.sub("", number.replace("(0)", "") if "+" in number else number)
+    return plain if _DIALLED.fullmatch(plain) else number
 
 
 class Calls:
@@ -493,6 +502,7 @@ class Calls:
             calling: The device to call from; "" for the user's extension.
         """
         device = self._calling_device(identity, calling)
+        to = _dialled(to)
         answer = await self._link.request(MakeCall(calling_device=device, called=to))
         if not isinstance(answer, MakeCallResponse):
             raise MXError("the MX answered the call in an unknown way")
@@ -539,7 +549,7 @@ class Calls:
 
     async def deflect(self, identity: Identity, connection: ConnectionID, to: str) -> None:
         """Send a ringing call to another number."""
-        await self._act(identity, DeflectCall(connection=connection, destination=to))
+        await self._act(identity, DeflectCall(connection=connection, destination=_dialled(to)))
 
     async def park(self, identity: Identity, connection: ConnectionID) -> None:
         """Park a call."""
@@ -547,7 +557,8 @@ class Calls:
 
     async def transfer(self, identity: Identity, connection: ConnectionID, to: str) -> None:
         """Hand an answered call to another number."""
-        await self._act(identity, SingleStepTransferCall(connection=connection, destination=to))
+        command = SingleStepTransferCall(connection=connection, destination=_dialled(to))
+        await self._act(identity, command)
 
     async def transfer_consult(
         self, identity: Identity, held: ConnectionID, active: ConnectionID

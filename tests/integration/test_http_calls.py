@@ -76,6 +76,39 @@ async def test_a_call_is_made_from_the_own_extension(daemon):
     assert made.session is running.mx.logins[0]
 
 
+# As people write a number, and what is dialled.
+WRITTEN = [
+    ("(903) 174-44-45", "9031744445"),
+    ("+7 903.174.44.45", "+79031744445"),
+    ("+7 (0) 903/174 44 45", "+79031744445"),
+    ("\N{LEFT-TO-RIGHT EMBEDDING}+7\N{NO-BREAK SPACE}9031744445", "+79031744445"),
+    ("+7903\N{NON-BREAKING HYPHEN}1744445", "+79031744445"),
+    (" *77 1 ", "*771"),
+    # Not numbers: the MX may know them.
+    ("reception desk", "reception desk"),
+    ("3098,1", "3098,1"),
+    ("()", "()"),
+]
+
+
+@pytest.mark.parametrize(("written", "dialled"), WRITTEN)
+@pytest_twisted.ensureDeferred
+async def test_a_number_is_dialled_without_what_is_for_the_eye(daemon, written, dialled):
+    """Spaces, brackets, dots and the like in numbers do not reach the MX."""
+    running = await daemon()
+    token = await running.log_in()
+    await running.post("/api/call", {"to": written}, token=token)
+    fields = {**ringing(running), "destination": written}
+    await running.post("/api/call/deflect", fields, token=token)
+    await running.post("/api/call/transfer", {**fields, **ringing(running)}, token=token)
+    sent = [
+        running.mx.received("MakeCall")[0].command.called,
+        running.mx.received("DeflectCall")[0].command.destination,
+        running.mx.received("SingleStepTransferCall")[0].command.destination,
+    ]
+    assert sent == [dialled] * 3
+
+
 @pytest.mark.parametrize("sender", [EXT, "+79031744445", "+7 (903) 174-44-45"])
 @pytest_twisted.ensureDeferred
 async def test_a_call_may_be_made_from_an_outside_number(daemon, sender):
