@@ -25,10 +25,9 @@ from h2.settings import SettingCodes, Settings
 from OpenSSL import SSL
 from twisted.application.internet import StreamServerEndpointService
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
@@ -38,6 +37,7 @@ from mxflex.web.eventstream import EventStreams
 from mxflex.web.http2 import Connection, Negotiator
 from tests.integration.daemons import LOGIN, LOOPBACK, PASSWORD
 from tests.integration.streams import parse_events
+from tests.integration.waiting import WaitingProtocol
 
 HOST = "mxflex.test"
 # Every header list of a test begins with these.
@@ -99,7 +99,7 @@ class Exchange:
         return bytes(self.body).count(b":\n\n")
 
 
-class H2Client(Protocol):
+class H2Client(WaitingProtocol):
     """One HTTP/2 connection of a client.
 
     Attributes:
@@ -114,6 +114,7 @@ class H2Client(Protocol):
     """
 
     def __init__(self, soon, settings, **checks):
+        super().__init__(soon)
         self.conn = H2Connection(
             H2Configuration(client_side=True, header_encoding="utf-8", **checks)
         )
@@ -127,9 +128,6 @@ class H2Client(Protocol):
         self.goaway = None
         self.pings = 0
         self.settled = 0
-        self.closed = False
-        self._soon = soon
-        self._waiters = []
 
     def connectionMade(self):
         self.conn.initiate_connection()
@@ -139,10 +137,6 @@ class H2Client(Protocol):
         for event in self.conn.receive_data(data):
             self._take(event)
         self.flush()
-        self._settle()
-
-    def connectionLost(self, reason=None):
-        self.closed = True
         self._settle()
 
     def _take(self, event):
@@ -178,25 +172,14 @@ class H2Client(Protocol):
         else:
             self.conn.acknowledge_received_data(length, stream_id)
 
-    def _settle(self):
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.callback(None)
-
     async def when(self, condition):
         """Wait until something holds of this connection."""
-        while not condition():
-            assert not self.closed, "the connection has ended"
-            waiter = Deferred()
-            self._waiters.append(waiter)
-            await self._soon(waiter)
+        await super().when(lambda: condition() or self.closed)
+        assert condition(), "the connection has ended"
 
     async def when_closed(self):
         """Wait for the end of the connection."""
-        while not self.closed:
-            waiter = Deferred()
-            self._waiters.append(waiter)
-            await self._soon(waiter)
+        await super().when(lambda: self.closed)
 
     async def when_ponged(self):
         """Wait until the server has taken everything that was sent before this."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
 from twisted.web.http_headers import Headers
+
+from tests.integration.waiting import WaitingProtocol
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -63,7 +63,7 @@ class Reply:
         return values[0] if values else None
 
 
-class RawConnection(Protocol):
+class RawConnection(WaitingProtocol):
     """One TCP connection of a client.
 
     Attributes:
@@ -72,34 +72,12 @@ class RawConnection(Protocol):
     """
 
     def __init__(self, soon):
+        super().__init__(soon)
         self.received = bytearray()
-        self.closed = False
-        self._soon = soon
-        self._waiters = []
 
     def dataReceived(self, data):
         self.received += data
         self._settle()
-
-    def connectionLost(self, reason=None):
-        self.closed = True
-        self._settle()
-
-    def _settle(self):
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.callback(None)
-
-    async def when(self, condition):
-        """Wait until something holds of this connection."""
-        while not condition():
-            waiter = Deferred()
-            self._waiters.append(waiter)
-            await self._soon(waiter)
-
-    async def when_closed(self):
-        """Wait until the other side closes."""
-        await self.when(lambda: self.closed)
 
     def send(self, data):
         """Send bytes."""

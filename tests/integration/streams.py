@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
 
 from tests.integration.raw_http import Reply
+from tests.integration.waiting import WaitingProtocol
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +32,7 @@ class SentEvent:
         return json.loads(self.data)
 
 
-class Stream(Protocol):
+class Stream(WaitingProtocol):
     """The body of an open response.
 
     Attributes:
@@ -44,36 +43,14 @@ class Stream(Protocol):
     """
 
     def __init__(self, response, soon):
+        super().__init__(soon)
         self.status = response.code
         self.headers = response.headers
         self.text = b""
-        self.closed = False
-        self._soon = soon
-        self._waiters = []
 
     def dataReceived(self, data):
         self.text += data
         self._settle()
-
-    def connectionLost(self, reason=None):
-        self.closed = True
-        self._settle()
-
-    def _settle(self):
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.callback(None)
-
-    async def when(self, condition):
-        """Wait until something holds of this stream."""
-        while not condition():
-            waiter = Deferred()
-            self._waiters.append(waiter)
-            await self._soon(waiter)
-
-    async def when_closed(self):
-        """Wait for the end of the response."""
-        await self.when(lambda: self.closed)
 
     async def reply(self):
         """Wait for the end of the response and give it as a whole."""
