@@ -101,7 +101,6 @@ class Hook:
         failures: How many attempts have failed on end.
         failing_since: When the first of them was, in seconds since the epoch.
         error: Why the latest attempt failed; "" when it did not.
-        closed_until: Nothing is sent before, in seconds since the epoch.
         state: How its queue stood after the latest round.
         delivered: Messages that the receiver has, since the start.
         failed: Attempts that failed.
@@ -116,7 +115,8 @@ class Hook:
         self.failures = 0
         self.failing_since: float | None = None
         self.error = ""
-        self.closed_until = 0.0
+        # From when to when nothing is sent.
+        self._pause_began = self._pause_ends = 0.0
         self.state = HookState()
         self.delivered = self.failed = self.dropped = self.died = 0
         self.durations = Durations(DELIVERY_BOUNDS)
@@ -155,10 +155,19 @@ class Hook:
 
     def room(self, now: float) -> int:
         """Give how many messages more may be sent now."""
-        if now < self.closed_until:
+        if self.pause_left(now):
             return 0
         limit = 1 if self.in_trouble else self.settings.parallel
         return max(0, limit - len(self.busy))
+
+    def pause_left(self, now: float) -> float:
+        """Give for how many seconds nothing is sent any more; 0 outside of pauses."""
+        # One that has yet to begin is from before the clock was set back.
+        return self._pause_ends - now if self._pause_began <= now < self._pause_ends else 0.0
+
+    def _pause_for(self, seconds: float, now: float) -> None:
+        if seconds > self.pause_left(now):
+            self._pause_began, self._pause_ends = now, now + seconds
 
     def succeed(self, seconds: float) -> None:
         """Count a message that the receiver has, so long after its event."""
@@ -167,7 +176,7 @@ class Hook:
         self.failures = 0
         self.failing_since = None
         self.error = ""
-        self.closed_until = 0.0
+        self._pause_ends = 0.0
 
     def fail(self, reply: Reply, now: float, chance: float) -> None:
         """Count an attempt that failed, and pause if it is not the message that is at fault."""
@@ -176,19 +185,18 @@ class Hook:
         if self.failing_since is None:
             self.failing_since = now
         # Attempts that were under way when the pause began say nothing new.
-        if now >= self.closed_until:
+        if not self.pause_left(now):
             self.failures += 1
             if self.in_trouble:
                 tries = self.failures - TROUBLE
-                pause = pause_after(tries, RETRY_SECONDS, MAX_PAUSE_SECONDS, chance)
-                self.closed_until = now + pause
+                self._pause_for(pause_after(tries, RETRY_SECONDS, MAX_PAUSE_SECONDS, chance), now)
         if reply.retry_after is not None:
-            self.closed_until = max(self.closed_until, now + reply.retry_after)
+            self._pause_for(reply.retry_after, now)
 
     def try_at_once(self) -> None:
         """End the pause, if there is one."""
         self.failures = min(self.failures, TROUBLE - 1)
-        self.closed_until = 0.0
+        self._pause_ends = 0.0
 
 
 @attrs.define
@@ -497,8 +505,9 @@ class Webhooks(Service):
             state = hook.state
             if state.disabled is not None or state.queued <= len(hook.busy):
                 continue
-            if now < hook.closed_until:
-                waits.append(hook.closed_until - now)
+            pause = hook.pause_left(now)
+            if pause:
+                waits.append(pause)
             elif hook.room(now) and state.next_due is not None:
                 waits.append(max(0.0, state.next_due - now))
         return min(waits, default=None)

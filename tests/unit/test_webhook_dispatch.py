@@ -348,6 +348,17 @@ def test_retry_after(place):
     assert calls(here.receiver) == [1, 1, 2]
 
 
+@pytest.mark.parametrize("pause", [None, 1800.0])
+def test_a_pause_and_a_clock_that_is_set_back(place, pause):
+    """A pause is over when the clock is set back, lest it last for as long as that was."""
+    hook = place().hook
+    for _ in range(3):
+        hook.fail(Reply(error="no", retry_after=pause), NOW, 1.0)
+    assert hook.room(NOW + 0.5) == 0
+    assert hook.room(NOW - 600) > 0
+    assert hook.pause_left(NOW - 600) == 0
+
+
 def test_gone(place):
     """A receiver that wants nothing any more gets nothing; what waited becomes dead letters."""
     here = place()
