@@ -148,6 +148,7 @@ class Nginx(Proxy):
             f"{user} daemon off; worker_processes 2; pid {self._folder}/pid;\n"
             f"error_log {self._folder}/error.log;\nevents {{ worker_connections 768; }}\n"
             f"http {{ sendfile on; tcp_nopush on; gzip on; {temporary}\n"
+            f"access_log {self._folder}/access.log;\n"
             f"include {self._folder}/{self.file}; }}\n",
             encoding="utf-8",
         )
@@ -160,7 +161,7 @@ class Nginx(Proxy):
         """What it has written about requests and troubles."""
         return "".join(
             (self._folder / name).read_text(encoding="utf-8")
-            for name in ("mxflex.log", "error.log")
+            for name in ("mxflex.log", "access.log", "error.log")
         )
 
 
