@@ -131,10 +131,20 @@ class Program:
 
     def resident_bytes(self) -> int:
         """Give the memory that it and its children hold, shared parts counted once in each."""
+        return self._held("Rss")
+
+    def anonymous_bytes(self) -> int:
+        """Give the part of it that no file is behind.
+
+        The rest, programs and libraries, the kernel drops and reads again as it likes.
+        """
+        return self._held("Anonymous")
+
+    def _held(self, kind: str) -> int:
         total = 0
         for pid in self.family():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Rss:"):
+                if line.startswith(f"{kind}:"):
                     total += int(line.split()[1]) * 1024
         return total
 

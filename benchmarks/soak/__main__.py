@@ -41,8 +41,10 @@ from benchmarks.soak.selfcheck import check
 # half a minute and a slow reader owes too much within two.
 EXTENSIONS = 20
 BUSY_RATE, RATE = 15.0, 3.0
-# People who log in beside them, with a monitor and no stream.
+# People who log in beside them, with a monitor and no stream. Their histories, too, are full when
+# the memory is judged.
 OTHERS = 20
+OTHER_RATE = 0.6
 # Clients of each extension: 5,000 in all.
 EACH = {Way.PLAIN: 200, Way.TLS: 35, Way.H2: 15}
 SLOW = 8
@@ -56,6 +58,8 @@ HISTORY = 256
 TOKEN_SECONDS = 600
 ACCOUNTS = ("plain", "secure")
 TRANSPORTS = (Transport.PLAIN, Transport.TLS)
+# In minutes.
+SHORTEST = 2
 # Seconds before the first failure, and between two looks at the memory.
 FIRST_FAILURE, LOOK_EVERY = 20.0, 10.0
 # How long the opening, the calm before the end, the reading to the end and the closing may take.
@@ -77,7 +81,7 @@ class Server:
     program: Program
     port: int
     times: list[float] = attrs.field(factory=list)
-    resident: list[float] = attrs.field(factory=list)
+    memory: list[float] = attrs.field(factory=list)
     descriptors: list[float] = attrs.field(factory=list)
     before: int = 0
     began_cpu: float = 0.0
@@ -87,7 +91,7 @@ class Server:
         if not self.program.running:
             raise self.program.failure("has ended")
         self.times.append(at)
-        self.resident.append(self.program.resident_bytes())
+        self.memory.append(self.program.anonymous_bytes())
         self.descriptors.append(self.program.descriptors())
 
     def measured(self, cpu_seconds: float) -> Measured:
@@ -95,7 +99,7 @@ class Server:
         return Measured(
             name=self.name,
             times=self.times,
-            resident=self.resident,
+            memory=self.memory,
             descriptors=self.descriptors,
             cpu_share=cpu_seconds / self.times[-1],
             before=self.before,
@@ -280,7 +284,8 @@ def soak(minutes: float, every: float, folder: Path) -> tuple[Verdict, str]:
         began, began_epoch = time.monotonic(), time.time()
         watched = {"mx": mx, "readers": readers, **{s.name: s.program for s in servers}}
         cpu = {name: program.cpu_seconds() for name, program in watched.items()}
-        rates = {ext: BUSY_RATE if ext == exts[0] else RATE for ext in exts}
+        rates = dict.fromkeys((ext_of(number) for number in range(_PEOPLE)), OTHER_RATE)
+        rates |= {ext: BUSY_RATE if ext == exts[0] else RATE for ext in exts}
         mx.tell(json.dumps({"begin": {"rates": rates, "every": every, "first": FIRST_FAILURE}}))
         readers.tell(json.dumps({"roam": {"leave": LEAVING, "nap": NAPPING}}))
         visitors.start()
@@ -332,7 +337,7 @@ def _watch(servers: list[Server], visitors: Visitors, began: float, minutes: flo
         if at // MINUTE >= told:
             told += 1
             seen = ", ".join(
-                f"{s.name} {s.resident[-1] / report.MIB:.1f} MiB, {s.descriptors[-1]:.0f} files"
+                f"{s.name} {s.memory[-1] / report.MIB:.1f} MiB, {s.descriptors[-1]:.0f} files"
                 for s in servers
             )
             say(f"{at / MINUTE:.0f} of {minutes:g} min: {seen}")
@@ -355,6 +360,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a folder for the results")
     options = parser.parse_args()
     end_as_by_ctrl_c()
+    if options.minutes < SHORTEST:
+        parser.error(
+            f"--minutes: expected {SHORTEST} or more, for something is left out as warming up"
+        )
     began = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     output: Path = (options.output or RESULTS / f"{began}-soak").resolve()
     output.mkdir(parents=True, exist_ok=True)

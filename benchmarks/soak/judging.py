@@ -35,7 +35,7 @@ class Measured:
     Attributes:
         name: `plain` or `secure`.
         times: When it was looked at, in seconds since everything was open.
-        resident: Its resident bytes then.
+        memory: Its anonymous bytes then.
         descriptors: Its open files then.
         cpu_share: Part of one processor that it used, over all.
         before: Its open files before any stream was opened.
@@ -45,7 +45,7 @@ class Measured:
 
     name: str
     times: list[float]
-    resident: list[float]
+    memory: list[float]
     descriptors: list[float]
     cpu_share: float
     before: int
@@ -188,9 +188,9 @@ def judge_server(verdict: Verdict, measured: Measured) -> None:
     end = measured.times[-1]
     since = max(WARMING, end * WARMING_SHARE)
     name = measured.name
-    memory = fit(measured.times, measured.resident, since)
+    memory = fit(measured.times, measured.memory, since)
     files = fit(measured.times, measured.descriptors, since)
-    verdict.trends[name] = {"resident": memory, "descriptors": files}
+    verdict.trends[name] = {"memory": memory, "descriptors": files}
     for what, trend in (("memory", memory), ("descriptors", files)):
         bound = GROWTH if trend.minutes >= TRIAL_MINUTES else TRIAL_GROWTH
         found = f"{trend.growth:+.2%} in {trend.minutes:.0f} min"

@@ -66,7 +66,7 @@ def render(run: Run) -> str:
 def _servers(verdict: Verdict, servers: Iterable[Measured]) -> str:
     rows = []
     for server in servers:
-        memory = verdict.trends[server.name]["resident"]
+        memory = verdict.trends[server.name]["memory"]
         rows.append(
             (
                 server.name,
@@ -127,15 +127,15 @@ def plot(run: Run, folder: Path) -> None:
     panels = figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0]
     for axes, server in zip(panels, run.servers, strict=True):
         minutes = [time / MINUTE for time in server.times]
-        axes.plot(minutes, [value / MIB for value in server.resident], color="#0b6e99")
-        trend = run.verdict.trends[server.name]["resident"]
+        axes.plot(minutes, [value / MIB for value in server.memory], color="#0b6e99")
+        trend = run.verdict.trends[server.name]["memory"]
         ends = (minutes[-1] - trend.minutes, minutes[-1])
         half = trend.per_minute * trend.minutes / 2
         levels = [(trend.level - half) / MIB, (trend.level + half) / MIB]
         axes.plot(ends, levels, "--", color="#c8553d", label=f"{trend.growth:+.2%}")
         for outage in run.mx["outages"]:
             axes.axvline(outage["at"] / MINUTE, color="#cccccc", linewidth=0.5)
-        axes.set(ylabel="resident, MiB", title=server.name)
+        axes.set(ylabel="anonymous, MiB", title=server.name)
         axes.set_ylim(bottom=0)
         files = axes.twinx()
         files.plot(minutes, server.descriptors, color="#777777", linewidth=0.8)

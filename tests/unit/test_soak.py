@@ -210,7 +210,7 @@ def measured(**figures):
     """A server with nothing to be said against it, but for these."""
     times = [10.0 * step for step in range(360)]
     good = {
-        "resident": [1e8] * 360,
+        "memory": [1e8] * 360,
         "descriptors": [4000.0] * 360,
         "before": 30,
         "after": 30,
@@ -223,8 +223,8 @@ def measured(**figures):
     ("figures", "failed"),
     [
         ({}, 0),
-        ({"resident": [1e8 + step * 5e3 for step in range(360)]}, 0),
-        ({"resident": [1e8 + step * 1e4 for step in range(360)]}, 1),
+        ({"memory": [1e8 + step * 5e3 for step in range(360)]}, 0),
+        ({"memory": [1e8 + step * 1e4 for step in range(360)]}, 1),
         ({"descriptors": [4000.0 + step for step in range(360)]}, 1),
         ({"after": 32}, 0),
         ({"after": 33}, 1),
