@@ -21,6 +21,9 @@ log = Logger()
 LOOK_SECONDS = 1.0
 # A clock that is set back by less is none to speak of, in seconds; NTP does that all the time.
 TOLERATED_SECONDS = 1.0
+# Two clocks that could not be read within so many seconds, because the process was stopped between,
+# say nothing.
+TAKEN_SECONDS = 0.1
 
 
 class SteadyTimers(Service):
@@ -45,7 +48,7 @@ class SteadyTimers(Service):
     def startService(self) -> None:
         """Begin to look."""
         Service.startService(self)
-        self._ahead = self._reactor.seconds() - self._steady()
+        self._ahead = self._read()[0]
         self._over = Event()
         Thread(target=self._watch, args=(self._over,), name="mxflex-clock", daemon=True).start()
 
@@ -60,10 +63,18 @@ class SteadyTimers(Service):
 
     def look(self) -> None:
         """Look once; calls are moved in the reactor's turn."""
-        ahead = self._reactor.seconds() - self._steady()
+        ahead, taken = self._read()
+        if taken > TAKEN_SECONDS:
+            return
         back, self._ahead = self._ahead - ahead, ahead
         if back > TOLERATED_SECONDS:
             self._reactor.callFromThread(self._catch_up, back)
+
+    def _read(self) -> tuple[float, float]:
+        """Give how far the time of day is ahead of the steady clock, and how long that took."""
+        before = self._steady()
+        now = self._reactor.seconds()
+        return now - before, self._steady() - before
 
     def _catch_up(self, back: float) -> None:
         if not self.running:

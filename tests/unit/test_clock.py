@@ -15,10 +15,16 @@ class Machine(Clock):
         super().__init__()
         self.rightNow = 1_000_000.0
         self.steady = 0.0
-        self.timers = SteadyTimers(self, lambda: self.steady)
+        self.stall = 0.0
+        self.timers = SteadyTimers(self, self.read_steady)
         # Without its thread, so that it looks when it is told to.
         self.timers.running = True
         self.timers._ahead = self.rightNow
+
+    def read_steady(self):
+        steady = self.steady
+        self.pass_by(self.stall)
+        return steady
 
     def callFromThread(self, act, *arguments):
         act(*arguments)
@@ -77,6 +83,20 @@ def test_nothing_to_speak_of(machine, seconds):
     machine.set_by(seconds)
     machine.timers.look()
     assert call.getTime() == due
+
+
+def test_a_process_that_stands_still(machine):
+    """Who is stopped while it looks takes that for nothing."""
+    call = machine.callLater(5000, lambda: None)
+    due = call.getTime()
+    machine.stall = 10.0
+    machine.timers.look()
+    machine.stall = 0.0
+    machine.timers.look()
+    assert call.getTime() == due
+    machine.set_by(-3600)
+    machine.timers.look()
+    assert call.getTime() == due - 3600
 
 
 def test_at_the_end(machine):
