@@ -49,7 +49,7 @@ class Changeable:
     Attributes:
         mx: The MX as it was when the daemon was made, which stays the same one.
         make_dialer: Makes a dialer for other values; raises `ConfigError`.
-        expect_streams: Sees to it that so many may be open.
+        expect_streams: Sees to it that so many may be open, and gives how many may.
         make_receiver: Makes what posts to the receiver of a webhook; raises `ConfigError`.
         certificates: Who reads the certificate from files; None where it comes otherwise.
         watch_for_webhooks: Has the extensions of webhooks watched, and no others for their sake.
@@ -62,7 +62,7 @@ class Changeable:
     check: LoginCheck
     dialer: Dialer
     directory: Directory
-    expect_streams: Callable[[int], None]
+    expect_streams: Callable[[int], int]
     files: StaticFiles
     hub: Hub
     link: ServerLink
@@ -125,8 +125,8 @@ class Changeable:
 
     def _limit_streams(self, new: Config) -> None:
         limits = new.events
-        self.admission.limit(limits.max_per_token, limits.max_per_address, limits.max_streams)
-        self.expect_streams(limits.max_streams)
+        may = self.expect_streams(limits.max_streams)
+        self.admission.limit(limits.max_per_token, limits.max_per_address, may)
 
     def _bound_streams(self, new: Config) -> None:
         self.streams.max_unsent = new.events.max_unsent

@@ -182,7 +182,7 @@ def build(
 
     daemon = InTurn(reactor, STOP_SECONDS)
     daemon.setName("mxflex")
-    open_files = _OpenFiles(config.events.max_streams)
+    open_files = _OpenFiles(admission)
     open_files.setServiceParent(daemon)
     SpareMemory(reactor).setServiceParent(daemon)
     SteadyTimers(reactor).setServiceParent(daemon)
@@ -506,22 +506,22 @@ class _OpenFiles(Service):
     """Lets the process have as many files open as the system lets it.
 
     The usual limit of 1024, which is there for the sake of select(2), would be the end of the
-    thousandth stream.
+    thousandth stream. Where the system allows no more, fewer streams may be open: without a file
+    for it there is neither an answer to a client nor a way back to the MX.
 
     Args:
-        max_streams: Streams that may be open.
+        admission: Counts streams.
     """
 
-    def __init__(self, max_streams: int) -> None:
-        self._max_streams = max_streams
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
 
     def startService(self) -> None:
         Service.startService(self)
-        self.expect(self._max_streams)
+        self._admission.max_streams = self.expect(self._admission.max_streams)
 
-    def expect(self, max_streams: int) -> None:
-        """Let so many streams be open, as far as that can be done."""
-        self._max_streams = max_streams
+    def expect(self, max_streams: int) -> int:
+        """Let so many streams be open, as far as that can be done, and give how many may."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             # What systemd's filter of system calls may forbid is not even tried without need.
@@ -531,12 +531,17 @@ class _OpenFiles(Service):
                 log.warn("the limit of open files stays {files}: {error}", files=soft, error=error)
             else:
                 soft = hard
-        if soft != resource.RLIM_INFINITY and soft < self._max_streams + OTHER_FILES:
-            log.warn(
-                "events.max_streams is {streams}, but this process may open only {files} files",
-                streams=self._max_streams,
-                files=soft,
-            )
+        if soft == resource.RLIM_INFINITY or soft >= max_streams + OTHER_FILES:
+            return max_streams
+        may = min(max_streams, soft - min(OTHER_FILES, soft // 2))
+        log.warn(
+            "events.max_streams is {streams}, but with {files} files that this process may open"
+            " it is {may}",
+            streams=max_streams,
+            files=soft,
+            may=may,
+        )
+        return may
 
 
 class SpareMemory(TimerService):

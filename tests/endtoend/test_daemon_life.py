@@ -121,11 +121,18 @@ def test_open_files(place):
 
 
 def test_open_files_that_are_too_few(place):
-    """More streams than there can be files are told at the start, with both numbers."""
-    place.configure(events={"max_streams": 900 - OTHER_FILES + 1})
-    mxflex = place.mxflex(files=(900, 900))
-    told = "events.max_streams is 389, but this process may open only 900 files"
+    """Where there can be fewer files, fewer streams may be open, and one more gets an answer."""
+    place.configure(events={"max_per_token": 1000, "max_streams": 389})
+    place.mxsim()
+    mxflex = place.mxflex(files=(64, 64))
+    told = "events.max_streams is 389, but with 64 files that this process may open it is 32"
     assert [line for line in mxflex.output.splitlines() if " warn " in line and told in line]
+    token = place.token()
+    for _ in range(32):
+        place.stream(token)
+    assert place.get("/api/events", token)[0] == 503
+    # The rest of the daemon has what it needs.
+    assert place.token()
     mxflex.stop()
 
 
