@@ -97,6 +97,24 @@ say upgrade
 inside apt-get install -q -y --reinstall /tmp/mxflex.deb
 grep -q "127.0.0.1:$mx_port" "$root/etc/mxflex/mxflex.yaml" || fail "the configuration is lost"
 
+say "upgrade to a version with another sample"
+dpkg-deb -R "$package" "$root/tmp/next"
+sed -i 's/^\(Version: .*\)/\1+next/' "$root/tmp/next/DEBIAN/control"
+echo '# A key of the next version.' >> "$root/tmp/next/etc/mxflex/mxflex.yaml"
+dpkg-deb -b "$root/tmp/next" "$root/tmp/next.deb"
+inside dpkg -i --force-confdef --force-confold /tmp/next.deb
+rm -rf "$root/tmp/next" "$root/tmp/next.deb"
+grep -q "127.0.0.1:$mx_port" "$root/etc/mxflex/mxflex.yaml" || fail "the configuration is lost"
+for file in mxflex.yaml mxflex.yaml.dpkg-dist; do
+    mode=$(inside stat -c '%U:%G %a' "/etc/mxflex/$file")
+    [ "$mode" = "root:mxflex 640" ] || fail "$file belongs to $mode"
+done
+
+say "back to the version before"
+inside dpkg -i --force-confdef --force-confold /tmp/mxflex.deb
+inside mxflex --check-config --config /etc/mxflex/mxflex.yaml | grep -q '^ok   configuration' \
+    || fail "the version before does not read the configuration"
+
 say "remove, then purge"
 inside apt-get remove -q -y mxflex
 [ -e "$root/etc/mxflex/mxflex.yaml" ] || fail "remove has taken the configuration"
