@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import socket
+from contextlib import suppress
 
 import pytest
 import pytest_twisted
@@ -461,6 +462,45 @@ async def test_a_second_stream_on_a_connection(secure):
     for number in range(3, 5):
         await tell(server.running, lambda: [bytes(first.body)], number)
     assert in_rows(server.running) == 1
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["HTTP", "HTTPS"])
+@pytest_twisted.ensureDeferred
+async def test_nothing_overtakes_what_the_transport_holds(daemon, secure, tls):
+    """What comes while a reader catches up comes behind what the transport has still to send."""
+    server = await secure(**SETTINGS) if tls else None
+    running = server.running if tls else await daemon(**SETTINGS)
+    token = await ((await server.connect()).log_in() if tls else running.log_in())
+
+    def connect():
+        if not tls:
+            return running.connect()
+        return server.open(RawConnection(running.soon), ClientTLS(protocols=None))
+
+    (reader,), texts = await open_chunks(connect, token, 1)
+    reader.transport.pauseProducing()
+    (stream,) = [stream for slot in streams_of(running)._slots for stream in slot]
+    holder = stream._request.channel.transport
+    holder = holder.transport if tls else holder
+    below = reader.transport.transport if tls else reader.transport
+    holder.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+    below.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    sent = 0
+    while not (holder.dataBuffer or holder._tempDataBuffer):
+        stream.send(b": %d %b\n\n" % (sent, b"x" * 3_000))
+        sent += 1
+    # The kernel has room again, and the transport has had no turn to notice.
+    take = reader.transport.dataReceived if tls else reader.dataReceived
+    with suppress(BlockingIOError):
+        while data := below.socket.recv(65_536):
+            take(data)
+    for _ in range(3):
+        stream.send(b": %d %b\n\n" % (sent, b"x" * 3_000))
+        sent += 1
+    assert holder.dataBuffer or holder._tempDataBuffer
+    reader.transport.resumeProducing()
+    await reader.when(lambda: reader.received.count(b"x\n\n") == sent)
+    assert re.findall(rb"\n: (\d+) x", texts()[0]) == [b"%d" % number for number in range(sent)]
 
 
 class Records(RawConnection):
