@@ -136,7 +136,7 @@ class TestCallID:
     )
     def test_numbers(self, value, number):
         """A number may be written as such or as text, in plain digits."""
-        assert Fields({"a": value}).call_id("a") == number
+        assert Fields({"a": value}).call_id("a", "bad id") == number
 
     @pytest.mark.parametrize(
         "value",
@@ -174,12 +174,12 @@ class TestCallID:
         ids=lambda value: str(value)[:20],
     )
     def test_what_is_none(self, value):
-        """Everything else is no call id, in the words of the contract."""
-        assert refused(Fields({"a": value}).call_id, "a", match="^bad call id$")
+        """Everything else is no call id; the error has the words of whoever asked for it."""
+        assert refused(Fields({"a": value}).call_id, "a", "bad id", match="^bad id$")
 
     def test_missing(self):
         """A call id that is not there is a bad one."""
-        assert refused(Fields({}).call_id, "callId", match="^bad call id$")
+        assert refused(Fields({}).call_id, "callId", "bad id", match="^bad id$")
 
 
 class TestForms:
