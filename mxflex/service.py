@@ -42,6 +42,7 @@ from mxflex.config import (
     MXSettings,
     WebhookSettings,
 )
+from mxflex.disk import DiskThread
 from mxflex.errors import CertificateError, ConfigError
 from mxflex.gateway.admission import Admission
 from mxflex.gateway.calls import CallRegistry, Calls
@@ -80,7 +81,6 @@ from mxflex.web.site import CrossOrigin, MXFlexSite, Root
 from mxflex.web.static import StaticFiles
 from mxflex.webhooks.connections import Endpoints
 from mxflex.webhooks.delivery import Receiver
-from mxflex.webhooks.disk import DiskThread
 from mxflex.webhooks.dispatch import Hook, Webhooks
 from mxflex.webhooks.message import Writer
 from mxflex.webhooks.queue import Queue

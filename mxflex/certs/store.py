@@ -6,8 +6,6 @@ folder for a certificate to renew.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TypeGuard
 
@@ -21,6 +19,7 @@ from twisted.logger import Logger
 from txacme.interfaces import ICertificateStore
 from zope.interface import implementer
 
+from mxflex.disk import DAMAGED, NEW, set_aside, write_whole
 from mxflex.errors import CertificateError
 
 log = Logger()
@@ -32,35 +31,20 @@ PEMObjects = list[pem.AbstractPEMObject]
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only we may read, whole or not at all, and so that it survives a crash.
+    """Write a file into a folder of our own; see `write_whole`. The folder is made if need be.
 
     Raises:
         OSError: The folder cannot be written to.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _close_to_others(path.parent)
-    # mkstemp gives mode 0600 from the first moment.
-    handle, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, content)
 
 
 def _close_to_others(folder: Path) -> None:
     """Let nobody else look into the folder, unless others have their files there too."""
-    kinds = (".pem", ".key", ".damaged")
-    if all(each.suffix in kinds or each.name.startswith(".new-") for each in folder.iterdir()):
+    kinds = (".pem", ".key", DAMAGED)
+    if all(each.suffix in kinds or each.name.startswith(NEW) for each in folder.iterdir()):
         folder.chmod(0o700)
     else:
         log.warn("{folder} holds files of others; acme.storage should be our own", folder=folder)
@@ -81,9 +65,7 @@ def _read_secret(path: Path) -> bytes | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Keep a damaged file for whoever wants to know what happened."""
-    aside = path.with_suffix(path.suffix + ".damaged")
-    path.replace(aside)
+    aside = set_aside(path)
     log.error("{path} is damaged and was moved to {aside}", path=path, aside=aside.name)
 
 

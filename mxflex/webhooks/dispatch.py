@@ -22,12 +22,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mxflex.config import DeliverySettings, WebhookSettings
+from mxflex.disk import Worker
 from mxflex.errors import BadRequest, ServiceUnavailable, StorageError
 from mxflex.gateway.hub import GAP, Topic
 from mxflex.measures import DELIVERY_BOUNDS, Durations
 from mxflex.mx.backoff import Backoff, pause_after
 from mxflex.webhooks.delivery import BROKEN_OFF, Receiver, Reply
-from mxflex.webhooks.disk import Worker
 from mxflex.webhooks.message import Occurrence, Writer
 from mxflex.webhooks.queue import DeadLetter, Failed, HookState, Queue, Queued, Result, Round
 

@@ -1,8 +1,11 @@
-"""A thread for the disk, so that the reactor never waits for it."""
+"""Files that outlive a crash, and a thread for the disk, so that the reactor never waits for it."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol, TypeVar
@@ -11,8 +14,45 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
+# How the names of files begin that are being written, and how those end that are set aside.
+NEW = ".new-"
+DAMAGED = ".damaged"
+
 _T = TypeVar("_T")
 _Job = Callable[[], None]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that only we may read, whole or not at all, and so that it survives a crash.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    # mkstemp gives mode 0600 from the first moment.
+    handle, temporary = tempfile.mkstemp(prefix=NEW, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def set_aside(path: Path) -> Path:
+    """Keep a damaged file under another name, for whoever wants to know what happened; give that.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    return path.replace(path.with_name(path.name + DAMAGED))
 
 
 class Worker(Protocol):
@@ -41,7 +81,7 @@ class DiskThread:
     def run(self, job: Callable[[], _T]) -> Deferred[_T]:
         """See `Worker.run`. Cancelling it only ends the waiting."""
         if self._thread is None:
-            self._thread = Thread(target=self._work, name="mxflex-webhooks", daemon=True)
+            self._thread = Thread(target=self._work, name="mxflex-disk", daemon=True)
             self._thread.start()
         done: Deferred[_T] = Deferred()
 
