@@ -93,6 +93,8 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
         "listen_http": plain_endpoints(config),
         "monitor.listen": config.monitor.listen,
     }
+    if config.token.key is not None:
+        steps.append(_Step(f"logouts {config.token.storage}", partial(_try_logouts, config)))
     if config.webhooks:
         steps.append(_Step(f"queue {config.delivery.storage}", partial(_try_queue, config)))
     steps += [
@@ -181,9 +183,15 @@ async def _try_webhook(hook: WebhookSettings, reactor: Any) -> str:
 
 
 async def _try_queue(config: Config) -> str:
-    # As above: only looked at.
-    file = Path(config.delivery.storage)
-    # Also if it is there: SQLite has other files beside it.
+    return _look_at_file(Path(config.delivery.storage))
+
+
+async def _try_logouts(config: Config) -> str:
+    return _look_at_file(Path(config.token.storage))
+
+
+def _look_at_file(file: Path) -> str:
+    # As above: only looked at. The folder also if the file is there: it gets others beside it.
     _look_at_folder(file.absolute().parent)
     if not file.exists():
         return "does not exist yet, and can be made"

@@ -41,6 +41,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 16
 # RFC 7518, 3.2: a key for HS256 has at least the 256 bits of the hash.
 MIN_TOKEN_KEY_BYTES: Final = 32
+# A year: no token lasts longer than that since its login, however often it is renewed.
+MAX_TOKEN_SECONDS: Final = 31_536_000
 # Standard Webhooks 1.0.0, "Signature scheme": a secret has 24 to 64 bytes.
 MIN_SECRET_BYTES: Final = 24
 MAX_SECRET_BYTES: Final = 64
@@ -114,12 +116,14 @@ class TokenSettings:
     Attributes:
         lifetime: Seconds that a token is valid.
         key: The signing key that servers share, and restarts; None for a random one at each start.
+        storage: The file that remembers logouts over restarts; there is none without `key`.
         max_age: Seconds since the login that renewed tokens may last. 0: none are renewed.
         in_url: Whether a token may stand in the URL of a request.
     """
 
     lifetime: int = 3600
     key: bytes | None = attrs.field(default=None, repr=False)
+    storage: str = "logouts.json"
     max_age: int = 43_200
     in_url: bool = True
 
@@ -436,6 +440,7 @@ def load(
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return attrs.evolve(
         config,
+        token=attrs.evolve(config.token, storage=posixpath.join(state, config.token.storage)),
         acme=attrs.evolve(config.acme, storage=posixpath.join(state, config.acme.storage)),
         delivery=attrs.evolve(
             config.delivery, storage=posixpath.join(state, config.delivery.storage)
@@ -1274,10 +1279,11 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "mx.tls_minimum": _one_of(TLS_VERSIONS),
     "mx.tls_security_level": _number(0, 5),
     "mx.clear_password": _FLAG,
-    "token.lifetime": _number(1, 31_536_000, " of seconds"),
+    "token.lifetime": _number(1, MAX_TOKEN_SECONDS, " of seconds"),
     # JSON Schema counts characters; one takes four bytes at the most.
     "token.key": _kind({**_LINE, "minLength": MIN_TOKEN_KEY_BYTES // 4}, _token_key),
-    "token.max_age": _number(0, 31_536_000, " of seconds"),
+    "token.storage": _line("the path of a file"),
+    "token.max_age": _number(0, MAX_TOKEN_SECONDS, " of seconds"),
     "token.in_url": _FLAG,
     # HTTP/2 connections are closed after 60 s of silence, so the comment must come before.
     "events.heartbeat": _time(0.1, 55),

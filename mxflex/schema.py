@@ -112,6 +112,10 @@ _WORDS: Final[Mapping[str, _Words]] = {
         "one, and tokens from before the start are refused.",
         "a long random text that all those servers share",
     ),
+    "token.storage": _Words(
+        "With `key`, the file that remembers over a restart who has logged out. Only MXFlex may "
+        "read it. It lies where `acme.storage` does."
+    ),
     "token.max_age": _Words(
         "Seconds since the login that renewed tokens may last; then it needs the password "
         "again. 0: tokens are not renewed."

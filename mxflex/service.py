@@ -50,6 +50,7 @@ from mxflex.gateway.contacts import Contacts
 from mxflex.gateway.directory import Directory
 from mxflex.gateway.hub import Hub
 from mxflex.gateway.login import Logins
+from mxflex.gateway.logouts import LogoutFile, Logouts
 from mxflex.gateway.numbers import Numbers
 from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import Sessions
@@ -151,7 +152,8 @@ def build(
     # Before the relay: who hears of a change finds it.
     link.address_book.listen(directory)
     link.address_book.listen(relay)
-    sessions = Sessions(reactor, link.monitors, hub, calls)
+    logouts = _make_logouts(config, reactor)
+    sessions = Sessions(reactor, link.monitors, hub, calls, logouts)
     webhooks = _make_webhooks(config, reactor)
     watch_for_webhooks = partial(_watch_for_webhooks, webhooks, hub, sessions)
     watch_for_webhooks(config.webhooks)
@@ -183,13 +185,18 @@ def build(
     daemon = InTurn(reactor, STOP_SECONDS)
     daemon.setName("mxflex")
     open_files = _OpenFiles(admission)
-    open_files.setServiceParent(daemon)
-    SpareMemory(reactor).setServiceParent(daemon)
-    SteadyTimers(reactor).setServiceParent(daemon)
-    # Stopped behind the link, whose last events it saves.
-    webhooks.setServiceParent(daemon)
-    link.setServiceParent(daemon)
-    streams.setServiceParent(daemon)
+    for child in (
+        open_files,
+        SpareMemory(reactor),
+        SteadyTimers(reactor),
+        # Before the ports are open, and until they are closed.
+        logouts,
+        # Stopped behind the link, whose last events it saves.
+        webhooks,
+        link,
+        streams,
+    ):
+        child.setServiceParent(daemon)
     certificate = ServingCertificate(config.host) if config.https else None
     site, own_files = _serve(config, reactor, root, daemon, certificate)
     if config.monitor.listen:
@@ -354,6 +361,13 @@ def _watch_for_webhooks(
     if hooks:
         hub.observe(webhooks)
     sessions.hold(ext for hook in hooks for ext in hook.extensions or ())
+
+
+def _make_logouts(config: Config, reactor: Any) -> Logouts:
+    """Make what remembers logouts: in memory alone, where tokens do not outlive the process."""
+    if config.token.key is None:
+        return Logouts(reactor)
+    return Logouts(reactor, LogoutFile(Path(config.token.storage), DiskThread(reactor)))
 
 
 def _make_webhooks(config: Config, reactor: Any) -> Webhooks:

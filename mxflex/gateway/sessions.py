@@ -27,6 +27,7 @@ from mxflex.errors import (
 from mxflex.gateway.admission import RESTART_SECONDS
 from mxflex.gateway.calls import Calls
 from mxflex.gateway.hub import CALLS_ALONE, Backlog, Hub, Listener, Topic
+from mxflex.gateway.logouts import Logouts
 from mxflex.mx.monitors import Monitors
 
 log = Logger()
@@ -58,19 +59,25 @@ class Sessions:
         monitors: The monitors of the server connection.
         hub: Where the events of watched extensions go.
         calls: The calls of watched extensions.
+        logouts: Whose user has logged out, and not in again.
     """
 
-    def __init__(self, clock: IReactorTime, monitors: Monitors, hub: Hub, calls: Calls) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        monitors: Monitors,
+        hub: Hub,
+        calls: Calls,
+        logouts: Logouts,
+    ) -> None:
         self._clock = clock
         self._monitors = monitors
         self._hub = hub
         self._calls = calls
+        self._logouts = logouts
         self._sessions: dict[str, _Session] = {}
         # What is watched for the sake of webhooks.
         self._held: set[str] = set()
-        # Whose user has logged out since the start, and not in again. Only a token can log out, so
-        # there are never more of them than extensions of the MX.
-        self._logged_out: set[str] = set()
         # The starts of monitors that old tokens wait for.
         self._resuming: dict[str, set[Deferred[None]]] = {}
         self._stopped = False
@@ -102,7 +109,7 @@ class Sessions:
         """
         with self._beginning(ext):
             await self._monitors.start(ext)
-        self._logged_out.discard(ext)
+        self._logouts.discard(ext)
         self._keep(ext, expires_at)
 
     async def resume(self, ext: str, expires_at: float) -> None:
@@ -146,7 +153,7 @@ class Sessions:
                 del self._resuming[ext]
 
     def _check_not_logged_out(self, ext: str) -> None:
-        if ext in self._logged_out:
+        if ext in self._logouts:
             raise NotMonitored("not monitored")
 
     @contextmanager
@@ -205,11 +212,12 @@ class Sessions:
     async def close(self, ext: str) -> None:
         """End the watching until the next login: all streams end, and the MX is told. Idempotent.
 
-        Tokens from before do not start it again, except after a restart.
+        Tokens from before do not start it again, also after a restart.
         """
-        self._logged_out.add(ext)
+        remembered = self._logouts.add(ext)
         self._turn_away(ext)
         await self._end(ext)
+        await remembered
 
     def _turn_away(self, ext: str) -> None:
         for starting in tuple(self._resuming.pop(ext, ())):

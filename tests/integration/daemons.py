@@ -65,8 +65,8 @@ class Daemons:
             ready: Whether to wait until the server connection is up and the address book is read.
             settings: Keys of the configuration, sections as dicts (`events={"heartbeat": 1}`).
                 They go over those that a test needs: any free port at the loopback address, an
-                `html` folder of the test's own, the address and the account of the simulator. A
-                key that is None is left out of the configuration.
+                `html` folder of the test's own, a place there for what is kept, the address and
+                the account of the simulator. A key that is None is left out of the configuration.
         """
         simulator = simulator or SimulatedMX(self._reactor)
         if simulator not in self._simulators:
@@ -92,6 +92,9 @@ class Daemons:
                 **settings.get("mx", {}),
             },
         }
+        if "token" in document:
+            storage = str(self._folder / "logouts.json")
+            document["token"] = {"storage": storage, **document["token"]}
         running = Running(self._reactor, document, simulator, html, self._log)
         self._running.append(running)
         await running.start()

@@ -107,6 +107,28 @@ async def test_the_queue_of_webhooks(capsys, tmp_path, mx, page):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_file_of_logouts(capsys, tmp_path, mx, page):
+    """With `token.key` it is told whether logouts can be written down; without, they are not."""
+    made = "ok   logouts DIR/logouts.json: does not exist yet, and can be made"
+    missing = "FAIL logouts DIR/none/logouts.json: there is no folder DIR/none"
+    for key, folder, verdict in (
+        ("k" * 40, tmp_path, made),
+        ("k" * 40, tmp_path / "none", missing),
+        (None, tmp_path / "none", None),
+    ):
+        settings = {
+            "host": f"127.0.0.1:{free_port()}",
+            "html": str(page),
+            "mx": {"addr": f"127.0.0.1:{mx.test_port}", "login": "mxflex", "password": "mxflex"},
+            "token": {"storage": f"{folder}/logouts.json", **({"key": key} if key else {})},
+        }
+        status, lines = await check_lines(capsys, tmp_path, json.dumps(settings))
+        assert [line for line in lines if "logouts" in line] == ([verdict] if verdict else [])
+        assert status == bool(verdict and verdict.startswith("FAIL"))
+    assert not (tmp_path / "logouts.json").exists()
+
+
+@pytest_twisted.ensureDeferred
 async def test_receivers_of_webhooks(capsys, tmp_path, mx, page):
     """Of each receiver it is told where it is, without secrets, and whether its CA can be used."""
     bad = tmp_path / "ca.pem"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import stat
+from pathlib import Path
+
 import pytest
 import pytest_twisted
+from twisted.internet.defer import gatherResults
 
+from mxflex.simulator.company import example_users
 from mxflex.simulator.faults import CommandFault
 from mxflex.wire.messages import CSTAError
 from tests.integration.daemons import EXT
@@ -114,18 +120,114 @@ async def test_the_mx_refuses(daemon, restarted):
     await stream.when_events(2)
 
 
+async def is_let_in(running, token):
+    """Tell whether a token opens a stream; it can be renewed then, and not otherwise."""
+    stream = await running.open_stream(token)
+    renewal = await running.post("/api/token", token=token)
+    if stream.status == 200:
+        assert renewal.status == 200
+        return True
+    reply = await stream.reply()
+    assert (reply.status, reply.error) == (403, "not monitored")
+    assert (renewal.status, renewal.error) == (403, "not monitored")
+    return False
+
+
 @pytest_twisted.ensureDeferred
-async def test_a_logout_holds_until_a_restart(daemon, restarted):
-    """After the logout 403; a restart, which forgets everything, forgets that, too."""
+async def test_a_logout_holds_over_restarts(daemon, restarted):
+    """No token from before it opens a stream or is renewed, until the user logs in; others do."""
+    first = await daemon(**WITH_KEY)
+    token, other = await first.log_in(), await first.log_in("user3096", "secret3096")
+    renewed = (await first.post("/api/token", token=token)).json["access_token"]
+    assert (await first.get("/api/logout", token=token)).status == 204
+    second = await restarted(first)
+    assert not await is_let_in(second, token)
+    assert not await is_let_in(second, renewed)
+    assert await is_let_in(second, other)
+    assert second.mx.monitors(EXT) == 0
+    # They stay good for the rest.
+    assert (await second.get("/api/contacts", token=token)).status == 200
+    assert (await second.get("/api/logout", token=token)).status == 204
+    third = await restarted(second)
+    assert not await is_let_in(third, token)
+    fresh = await third.log_in()
+    assert await is_let_in(third, token)
+    fourth = await restarted(third)
+    assert await is_let_in(fourth, fresh)
+    assert await is_let_in(fourth, token)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_file_of_logouts(daemon):
+    """It is for MXFlex alone, says who and when, and holds neither tokens nor keys."""
+    running = await daemon(**WITH_KEY)
+    token = await running.log_in()
+    path = Path(running.config.token.storage)
+    assert not path.exists()
+    before = int(running.seconds())
+    await running.get("/api/logout", token=token)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ((ext, at),) = json.loads(path.read_bytes())["logged_out"].items()
+    assert ext == EXT
+    assert before <= at <= running.seconds()
+    assert not any(part in path.read_text() for part in (KEY, *token.split(".")))
+    # Nothing else lies about.
+    assert {each.name for each in path.parent.iterdir()} == {"html", path.name}
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_logouts_at_once(daemon, restarted):
+    """Each of them has been answered when it was kept."""
+    first = await daemon(**WITH_KEY)
+    tokens = [await first.log_in(user.login, user.password) for user in example_users()]
+    leaving = [first.later(first.get("/api/logout", token=each)) for each in tokens]
+    assert [reply.status for reply in await gatherResults(leaving)] == [204] * len(tokens)
+    second = await restarted(first)
+    assert [await is_let_in(second, each) for each in tokens] == [False] * len(tokens)
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_key_nothing_is_kept(daemon):
+    """Tokens end with the process, so that there is nothing to remember."""
+    running = await daemon(token={"lifetime": 600})
+    await running.get("/api/logout", token=await running.log_in())
+    assert not Path(running.config.token.storage).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 64, b'{"version": 1, "logged_out": {"3095"'])
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_file(daemon, restarted, content):
+    """It is set aside, the log says what that means, all else goes on, and so do logouts."""
     first = await daemon(**WITH_KEY)
     token = await first.log_in()
+    await first.get("/api/logout", token=token)
+    path = Path(first.config.token.storage)
+    path.write_bytes(content)
     second = await restarted(first)
-    await (await second.open_stream(token)).when(lambda: True)
+    (line,) = second.log.of("mxflex.gateway.logouts")
+    assert " error " in line
+    assert f"{path} is damaged and was moved to {path.name}.damaged; who logged out before" in line
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == content
+    assert await is_let_in(second, token)
     await second.get("/api/logout", token=token)
-    reply = await (await second.open_stream(token)).reply()
-    assert (reply.status, reply.error) == (403, "not monitored")
     third = await restarted(second)
-    assert (await third.open_stream(token)).status == 200
+    assert not await is_let_in(third, token)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_place_that_cannot_be_written(daemon, tmp_path):
+    """The logout is answered 204 and holds while the daemon runs; the log has an error."""
+    storage = tmp_path / "none" / "logouts.json"
+    running = await daemon(token={"key": KEY, "storage": str(storage)})
+    token = await running.log_in()
+    assert (await running.get("/api/logout", token=token)).status == 204
+    assert not await is_let_in(running, token)
+    (line,) = running.log.of("mxflex.gateway.logouts")
+    assert f"{storage} cannot be written: No such file or directory; a restart now forgets" in line
+    # What could not be written is written by the next one, or as the daemon ends.
+    storage.parent.mkdir()
+    await running.stop_service()
+    assert EXT in json.loads(storage.read_bytes())["logged_out"]
 
 
 @pytest_twisted.ensureDeferred

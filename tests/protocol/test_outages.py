@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from mxflex.errors import MXError
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.hub import Hub, Topic
+from mxflex.gateway.logouts import Logouts
 from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import Sessions
 from mxflex.mx.link import ServerLink
@@ -270,7 +271,8 @@ class Outages(RuleBasedStateMachine):
         self.link.listen(self)
         self.link.listen(Relay(self.clock, self.hub, calls, self.monitors, encoders))
         self.link.listen(Behind(self.watched))
-        self.sessions = Sessions(self.clock, self.monitors, self.hub, calls)
+        logouts = Logouts(self.clock)
+        self.sessions = Sessions(self.clock, self.monitors, self.hub, calls, logouts)
         self._relay_restored, self.monitors.on_restored = self.monitors.on_restored, self._restored
 
         self.up = False

@@ -473,10 +473,12 @@ def test_where_things_are_kept(state, stored):
     loaded = load(MX, "c.yaml", environ)
     assert loaded.acme.storage == stored
     assert loaded.delivery.storage == stored.replace("certs", "webhooks.db")
+    assert loaded.token.storage == stored.replace("certs", "logouts.json")
     staging = load(MX + "acme: {storage: staging}", "c.yaml", environ)
     assert staging.acme.storage == stored.replace("certs", "staging")
-    apart = load(MX + "acme: {storage: /a}\ndelivery: {storage: /b}", "c.yaml", environ)
-    assert (apart.acme.storage, apart.delivery.storage) == ("/a", "/b")
+    places = "acme: {storage: /a}\ndelivery: {storage: /b}\ntoken: {storage: /c}"
+    apart = load(MX + places, "c.yaml", environ)
+    assert (apart.acme.storage, apart.delivery.storage, apart.token.storage) == ("/a", "/b", "/c")
 
 
 def test_environment_completes_the_file():

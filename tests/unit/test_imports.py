@@ -24,7 +24,7 @@ MAY_SEE = {
     "certs": {"disk"},
     "simulator": {"wire"},
     "mx": {"wire", "config", "measures"},
-    "gateway": {"wire", "mx", "config", "measures"},
+    "gateway": {"wire", "mx", "config", "measures", "disk"},
     "webhooks": {"wire", "mx", "gateway", "config", "measures", "disk"},
     "web": {"wire", "mx", "gateway", "webhooks", "config", "audit", "requestid"},
     "monitor": {"wire", "mx", "gateway", "webhooks", "web", "certs", "measures"},

@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from mxflex.errors import MXTimeout, MXUnavailable, NotMonitored, ServiceUnavailable
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.hub import Hub
+from mxflex.gateway.logouts import Logouts
 from mxflex.gateway.relay import Encoders, Relay
 from mxflex.gateway.sessions import RESUME_SECONDS, Sessions
 from mxflex.mx.monitors import COME_BACK_AT_ONCE
@@ -65,7 +66,8 @@ class Gateway:
         )
         self.calls = Calls(self.mx.link, CallRegistry(self.clock.seconds), True)
         self.monitors = self.mx.link.monitors
-        self.sessions = Sessions(self.clock, self.monitors, self.hub, self.calls)
+        logouts = Logouts(self.clock)
+        self.sessions = Sessions(self.clock, self.monitors, self.hub, self.calls, logouts)
         self.mx.link.listen(
             Relay(
                 self.clock,

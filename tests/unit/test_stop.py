@@ -21,6 +21,7 @@ from twisted.web.server import NOT_DONE_YET
 from mxflex.gateway.admission import RESTART_SECONDS, Admission
 from mxflex.gateway.calls import CallRegistry, Calls
 from mxflex.gateway.hub import CALLS_ALONE, Hub
+from mxflex.gateway.logouts import Logouts
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
 from mxflex.service import InTurn
@@ -107,7 +108,8 @@ class House:
         self.clock = self.mx.clock
         self.hub = Hub(self.clock.seconds, encode_sse, encode_gap, 16)
         calls = Calls(self.mx.link, CallRegistry(self.clock.seconds), True)
-        sessions = Sessions(self.clock, self.mx.link.monitors, self.hub, calls)
+        logouts = Logouts(self.clock)
+        sessions = Sessions(self.clock, self.mx.link.monitors, self.hub, calls, logouts)
         self.admission = Admission(1_000_000, 1_000_000, 1_000_000)
         self.streams = EventStreams(self.clock, sessions, self.admission, 15, MAX_UNSENT)
         now = int(self.clock.seconds())

@@ -20,52 +20,11 @@ from mxflex.webhooks.delivery import BROKEN_OFF, Reply
 from mxflex.webhooks.dispatch import Hook, Webhooks
 from mxflex.webhooks.message import Writer
 from mxflex.webhooks.queue import Queue
+from tests.unit.memory_disk import Disk
 
 NOW = 1_505_411_996.0
 EXT, OTHER = "3095", "3044"
 NO = Reply(error="the receiver answered 500")
-
-
-def fail_to_write():
-    raise StorageError("disk full")
-
-
-class Disk:
-    """Does jobs at once, or when a test lets it.
-
-    Attributes:
-        slow: Whether jobs wait for `catch_up`.
-        broken: Whether jobs fail.
-        waiting: The jobs that wait.
-        rounds: How many jobs were done.
-    """
-
-    def __init__(self):
-        self.slow = self.broken = self.stopped = False
-        self.waiting = []
-        self.rounds = 0
-
-    def run(self, job):
-        done = Deferred()
-        self.waiting.append((job, done))
-        if not self.slow:
-            self.catch_up()
-        return done
-
-    def catch_up(self):
-        """Do all that waits, and what comes of it unless it is slow still."""
-        waiting, self.waiting = self.waiting, []
-        for job, done in waiting:
-            self.rounds += 1
-            try:
-                result = fail_to_write() if self.broken else job()
-            except Exception:
-                done.errback(Failure())
-            else:
-                done.callback(result)
-
-    def stop(self):
-        self.stopped = True
 
 
 class Receiver:
@@ -114,7 +73,7 @@ class Place:
         self.path = path
         self.clock = Clock()
         self.clock.advance(NOW)
-        self.disk = Disk()
+        self.disk = Disk(StorageError("disk full"))
         hooks = hooks or ({},)
         self.settings = [
             WebhookSettings(
