@@ -165,12 +165,14 @@ async def test_both_forms(watched):
 @pytest_twisted.ensureDeferred
 async def test_streams(watched):
     """Streams count when they open, end, are refused, and are cut off."""
-    running, watcher = await watched(events={"max_per_token": 2, "max_unsent": 65536})
+    running, watcher = await watched(
+        events={"max_per_token": 2, "max_streams": 100, "max_unsent": 65536}
+    )
     token = await running.log_in()
     first, _ = [await running.open_stream(token) for _ in range(2)]
     await (await running.open_stream(token)).reply()
     assert await watcher.figure("mxflex_streams_open") == 2
-    assert await watcher.figure("mxflex_streams_limit") == 20_000
+    assert await watcher.figure("mxflex_streams_limit") == 100
     assert await watcher.figure("mxflex_streams_opened_total") == 2
     assert await watcher.figure("mxflex_streams_refused_total", limit="max_per_token") == 1
     assert await watcher.figure("mxflex_streams_refused_total", limit="max_streams") == 0
