@@ -76,6 +76,9 @@ const SHARING = 1;
 
 const NOT_MXFLEX = "what answers is not MXFlex";
 
+/** Client errors that may pass: by a login, by waiting, on another connection. */
+const PASSING = new Set([401, 403, 408, 421, 425, 429]);
+
 /** Events that a tab keeps for tabs that join later; the server keeps as many. */
 const KEPT_EVENTS = 256;
 
@@ -163,12 +166,21 @@ async function refusal(response) {
   // A proxy before MXFlex may have words of its own.
   const answer = await response.json().catch(() => null);
   const text = typeof answer?.error === "string" ? answer.error : null;
-  return new Refused(
-    text ?? `the server answered ${response.status}`,
-    response.status,
+  const { status } = response;
+  const refused = new Refused(
+    text ?? `the server answered ${status}`,
+    status,
     secondsOf(response.headers.get("Retry-After")),
   );
+  // That of a proxy, which may have a 404 for a server that is away, passes.
+  if (answer?.code === status && status >= 400 && status < 500 && !PASSING.has(status)) {
+    lasting.add(refused);
+  }
+  return refused;
 }
+
+/** Those by which MXFlex itself says that the request is wrong, and so will be the next like it. */
+const lasting = new WeakSet();
 
 /** Reads a `Retry-After`, which is a number of seconds or a date (RFC 9110, 10.2.3). */
 function secondsOf(header) {
@@ -820,7 +832,8 @@ export class EventParser {
  * A connection to the server's events that comes back whenever it is lost.
  *
  * `hears.state` gets each state with what is to be said of it, `hears.event` each event with the id
- * before it, `hears.id` each id without an event, `hears.comment` is called at each comment.
+ * before it, `hears.id` each id without an event, `hears.comment` is called at each comment. After the
+ * state `ended`, which comes where the server will not give what is asked for, it does nothing more.
  */
 class Line {
   #ask;
@@ -869,6 +882,10 @@ class Line {
         error = caught;
       }
       if (this.#over.signal.aborted || error?.status === 401) {
+        return;
+      }
+      if (lasting.has(error)) {
+        this.#hears.state("ended", { error });
         return;
       }
       if (atOnce) {
@@ -1456,7 +1473,7 @@ class Share {
     };
     const check = () => isAfter(welcome.position, this.#position) || done();
     this.#catching = new Line(this.#ask, this.#position, {
-      state: () => {},
+      state: (state, said) => state === "ended" && this.#show(state, said),
       event: (event, before) => {
         const entry = { event, before, anew: isAnew(event) };
         if (entry.anew || event.id === before || isAfter(event.id, this.#position)) {
@@ -1534,7 +1551,7 @@ function parsed(text) {
  * - `offline`: so it was, and this machine has no network
  * - `not-monitored`: the person has signed out elsewhere; it is tried again
  * - `refused`: the server does not want it now, as when too many are open
- * - `ended`: it is closed, or the session is over
+ * - `ended`: it is closed, or the session is over; or the server does not give such a stream at all
  *
  * @typedef {"connecting" | "live" | "reconnecting" | "offline" | "not-monitored" | "refused" |
  *   "ended"} StreamState
@@ -1561,7 +1578,13 @@ export class Stream extends EventTarget {
     this.#lastEventId = lastEventId;
     this.#leave = enlist((tell) => this.#end(tell));
     const hears = {
-      state: (state, said) => this.#show(state, said),
+      state: (state, said) => {
+        if (state === "ended") {
+          this.#end(true, said);
+        } else {
+          this.#show(state, said);
+        }
+      },
       event: (event) => this.#dispatch(event),
       id: (id) => {
         this.#lastEventId = id;
@@ -1596,14 +1619,14 @@ export class Stream extends EventTarget {
     this.#end(false);
   }
 
-  #end(tell) {
+  #end(tell, said = {}) {
     if (this.#state === "ended") {
       return;
     }
     this.#leave();
     this.#source.close();
     if (tell) {
-      this.#show("ended", {});
+      this.#show("ended", said);
     }
     this.#state = "ended";
   }

@@ -73,7 +73,8 @@ export class Status {
     const word = this.#word;
     const time = word === "ending" ? timeOfDay(this.#endsAt) : timeOfDay(this.#silentSince ?? new Date(), { seconds: true });
     const reason = this.#error === null ? "" : errorText(this.#error);
-    const calm = word === "live" || word === "connecting" || word === "ended";
+    const ended = word === "ended" && this.#error === null;
+    const calm = word === "live" || word === "connecting" || ended;
     const text = calm ? "" : t(`banner-${word}`, { time, reason });
     $("banner").hidden = calm;
     mark($("banner"), "state", word);

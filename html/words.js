@@ -55,6 +55,7 @@ export const WORDS = {
     "banner-not-monitored":
       "This extension is not watched any more: its user has signed out, here or elsewhere.",
     "banner-refused": "The server refuses the stream of events: {reason}",
+    "banner-ended": "There are no events for this page any more. {reason}. Loading it again may help.",
 
     directory: "Directory",
     search: "Search, or dial a number",
@@ -223,6 +224,7 @@ export const WORDS = {
     "banner-not-monitored":
       "За этим номером больше не наблюдают: пользователь вышел, здесь или в другом месте.",
     "banner-refused": "Сервер не даёт поток событий: {reason}",
+    "banner-ended": "Событий для этой страницы больше нет. {reason}. Может помочь её перезагрузка.",
 
     directory: "Справочник",
     search: "Найти или набрать номер",

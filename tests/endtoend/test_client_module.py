@@ -776,6 +776,7 @@ LEADER = """async () => {
     }
   });
   window.tell = (term, entry) => channel.postMessage({ type: "event", term, entry });
+  window.say = (state, said) => channel.postMessage({ type: "state", term: 5, state, said });
   window.locked = navigator.locks.request(name, () => new Promise(() => {}));
 }"""
 ENTRY = """window.entry = (id, before, text = '{}', anew = false) => ({
@@ -806,6 +807,13 @@ def test_what_a_follower_believes(tab, site, extensions):
     tab.when("heard.length === 6")
     assert tab.run("heard.slice(4).map(({ name, id }) => name + id)") == ["gap3", "x4"]
     assert tab.run("stream.lastEventId") == "4"
+    tab.run("say('ended', { error: { kind: 'Refused', message: 'no such path', status: 404 } })")
+    tab.when("stream.state === 'ended'")
+    assert tab.run("states.at(-1).error.words") == "no such path"
+    held = tab.run(
+        "navigator.locks.query().then(({ held, pending }) => held.concat(pending).length)"
+    )
+    assert held == 1
 
 
 @pytest.mark.parametrize("leader_saw_it", [True, False])
@@ -1044,3 +1052,44 @@ def test_too_many(open_tab, tmp_path, html, urls):
         second.page.clock.fast_forward(40_000)
         for each in (second, third):
             each.when("stream.state === 'live'")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_stream_that_there_is_not(open_tab, site, extensions, urls, shared):
+    """A refusal that stays as it is ends a stream, with its reason, in each tab; no session."""
+    first, second = open_tab(timed=True), open_tab()
+    first.sign_in(next(extensions))
+    second.resume(first.run("session.save()"))
+    for each in (first, second):
+        each.run("(shared) => listen({ topics: ['foo'], shared })", shared)
+        each.when("stream.state === 'ended'")
+        (told,) = each.run("states")
+        assert told["state"] == "ended"
+        assert "retryAt" not in told
+        assert (told["error"]["name"], told["error"]["status"]) == ("Refused", 400)
+        assert told["error"]["words"] == "topics are calls, contacts, status"
+        assert not each.run("stream.leader")
+    first.page.clock.fast_forward(10 * 60_000)
+    first.run("dispatchEvent(new Event('online'))")
+    assert len([url for url in urls if "/api/events" in url]) == 2
+    for each in (first, second):
+        assert each.ends == []
+        each.connect()
+
+
+def test_where_there_is_no_stream(open_tab, site, elsewhere, extensions):
+    """MXFlex's own "no such path" is final; that of another server may pass."""
+    tab = open_tab(elsewhere, module=f"{site.url}mxflex.js", timed=True)
+    tab.run(
+        "async ([name, server]) => keep(await mx.login(name, 'secret', { server }))",
+        [f"user{next(extensions)}", site.url],
+    )
+    saved = tab.run("session.save()")
+    for server, state in ((f"{site.url}nowhere", "ended"), (elsewhere, "refused")):
+        tab.run("([saved, server]) => keep(mx.resume(saved, { server }))", [saved, server])
+        tab.run("() => { states.length = 0; listen({ shared: false }); }")
+        tab.when("states.length === 1")
+        (told,) = tab.run("states")
+        assert (told["state"], told["error"]["status"]) == (state, 404)
+        assert ("retryAt" in told) is (state == "refused")
+        tab.run("session.close()")

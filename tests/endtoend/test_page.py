@@ -371,6 +371,22 @@ def test_signed_out_elsewhere(screen, site, extensions):
     screen.enter(ext)
 
 
+def test_no_such_stream(screen, extensions):
+    """A page that asks for what the server does not have, as one of another version, says so."""
+    asked = []
+
+    def ask_for_other(route):
+        asked.append(route.request.url)
+        route.continue_(url=re.sub("topics=.*", "topics=foo", route.request.url))
+
+    screen.page.route("**/api/events?*", ask_for_other)
+    screen.witness.expect("status of 400", "/api/events")
+    screen.sign_in(f"user{next(extensions)}")
+    expect(screen.chip).to_have_text("Ended")
+    expect(screen.banner).to_contain_text("topics are calls, contacts, status. Loading it again")
+    assert len(asked) == 1
+
+
 def test_session_renewed_and_ended(open_screen, tmp_path):
     """A session renews itself without a new stream; one that cannot says so, and then has ended."""
     settings = {"token": {"lifetime": 6, "max_age": 8}}
