@@ -60,6 +60,8 @@ export class Calls extends EventTarget {
   #timer;
   #clockAhead = -Infinity;
   #loaded = false;
+  /** Whether the server may know which calls there are. */
+  #watched = true;
 
   constructor({ people, picker }) {
     super();
@@ -78,9 +80,18 @@ export class Calls extends EventTarget {
   begin(session, stream) {
     this.#session = session;
     this.#loaded = false;
+    this.#watched = true;
     this.#clockAhead = -Infinity;
     this.#read = inTurn(() => attempt($("calls-note"), () => this.#readCalls(session)));
     this.#timer = setInterval(() => this.#drawClocks(), 1000);
+    stream.addEventListener("state", ({ detail: { state } }) => {
+      if (state === "not-monitored" || state === "ended") {
+        this.#watched = false;
+        this.#forget();
+      } else if (state === "live") {
+        this.#watched = true;
+      }
+    });
     stream.addEventListener("event", ({ detail: { name, data } }) => {
       if (!OTHERS.has(name)) {
         this.#heard(name, data);
@@ -93,12 +104,23 @@ export class Calls extends EventTarget {
   end() {
     clearInterval(this.#timer);
     this.#session = null;
+    $("parked").hidden = true;
+    this.#forget();
+  }
+
+  /** Shows no calls: how they go on, and whether they have ended, is not known. */
+  #forget() {
+    for (const key of this.#calls.keys()) {
+      if (this.#picker.isFor(key)) {
+        this.#picker.close();
+      }
+    }
+    this.#loaded = false;
     this.#calls = new Map();
     this.#begun = new Map();
     this.#left = new Set();
     this.#done = new Map();
     $("calls-note").replaceChildren();
-    $("parked").hidden = true;
     this.#draw();
   }
 
@@ -166,9 +188,12 @@ export class Calls extends EventTarget {
   }
 
   async #readCalls(session) {
+    if (!this.#watched) {
+      return;
+    }
     const begun = [...this.#begun.keys()];
     const { calls, now } = await session.calls();
-    if (this.#session !== session) {
+    if (this.#session !== session || !this.#watched) {
       return;
     }
     this.#followClock(now - Date.now());
@@ -237,7 +262,9 @@ export class Calls extends EventTarget {
       [...cards.values()].sort((one, other) => rank(one) - rank(other)),
     );
     $("no-calls").hidden = cards.size > 0 || !this.#loaded;
-    $("loading-calls").hidden = cards.size > 0 || this.#loaded || $("calls-note").textContent !== "";
+    const loading = this.#watched && !this.#loaded && $("calls-note").textContent === "";
+    $("loading-calls").hidden = cards.size > 0 || !loading;
+    $("unknown-calls").hidden = this.#watched;
     mark($("desk"), "calls", String(cards.size));
     if (hadFocus && !list.contains(document.activeElement)) {
       // Not to the top of the page, where the next press of Tab would begin.

@@ -51,6 +51,9 @@ const LEAST_RETRY_MS = 500;
 /** No server is obeyed that wants one to wait for longer. */
 const LONGEST_WAIT_MS = 60 * 60_000;
 
+/** A stream that the server has ended is asked for at once, but not again within this time. */
+const ASKED_MS = 30_000;
+
 /** A stream on which nothing comes for this long is dead: no server is silent for so long. */
 const LONGEST_SILENCE_MS = 60_000;
 
@@ -60,7 +63,10 @@ const SILENT_INTERVALS = 2.5;
 /** After a sleep this many do, since it may well not have outlived it. */
 const SUSPICIOUS_INTERVALS = 1.25;
 
-/** What has come while the page slept gets so long to be read before a stream is called dead. */
+/**
+ * What has come while the page slept gets so long to be read before a stream is called dead; and so
+ * long may a stream be asked for again before one is told that it is not there.
+ */
 const GRACE_MS = 1_000;
 
 /** A clock that ticks so often shows by a tick that is late that the machine has slept. */
@@ -847,6 +853,11 @@ class Line {
   #interval = 0;
   /** How often the next connection is opened in haste. */
   #hasty = 0;
+  /** How often this connection has said when to come back. */
+  #retries = 0;
+  /** When it was asked at once why the server has ended a stream, and what tells that it waits. */
+  #askedAt = -Infinity;
+  #asking;
   /** Takes a hint while there is a connection, or while the time for the next one is waited for. */
   #hint = null;
 
@@ -861,6 +872,7 @@ class Line {
   close() {
     this.#unwatch();
     this.#over.abort();
+    clearTimeout(this.#asking);
     this.#hint?.("closed");
   }
 
@@ -875,9 +887,9 @@ class Line {
   async #run() {
     for (;;) {
       let error = null;
-      let atOnce = false;
+      let how = "later";
       try {
-        atOnce = await this.#listen();
+        how = await this.#listen();
       } catch (caught) {
         error = caught;
       }
@@ -888,9 +900,14 @@ class Line {
         this.#hears.state("ended", { error });
         return;
       }
-      if (atOnce) {
+      if (how === "haste") {
         this.#hears.state("reconnecting", {});
         this.#hasty = HASTY_TRIES;
+        continue;
+      }
+      if (how === "ask" && Math.abs(Date.now() - this.#askedAt) > ASKED_MS) {
+        this.#askedAt = Date.now();
+        this.#asking = setTimeout(() => this.#hears.state("reconnecting", {}), GRACE_MS);
         continue;
       }
       if (this.#hasty > 0) {
@@ -942,24 +959,31 @@ class Line {
         this.#hasty = 0;
       }
       throw error;
+    } finally {
+      clearTimeout(this.#asking);
     }
   }
 
-  /** Has one connection until its end; tells whether the next one should come at once. */
+  /**
+   * Has one connection until its end. Gives when the next one should come: `later`; in `haste`, where
+   * the connection has died; at once to `ask` why it has ended, where the server has ended it without
+   * a word, as it does when the person signs out.
+   */
   async #listen() {
     const ended = new AbortController();
-    let atOnce = false;
-    const leave = (now) => {
-      atOnce = now;
+    let how = "later";
+    const leave = (next) => {
+      how = next;
       ended.abort();
     };
+    this.#retries = 0;
     let watchdog = null;
     this.#hint = (what) => {
       if (what === "online") {
         // Whatever was open goes through a network that is gone.
-        leave(true);
+        leave("haste");
       } else if (what === "offline") {
-        leave(false);
+        leave("later");
       } else {
         watchdog?.hint(what);
       }
@@ -972,14 +996,15 @@ class Line {
         await response.body?.cancel();
         throw new Unreachable(NOT_MXFLEX);
       }
-      watchdog = new Watchdog(this.#interval, () => leave(true));
+      watchdog = new Watchdog(this.#interval, () => leave("haste"));
       this.#hears.state("live", {});
       const parser = this.#parser(watchdog);
       const reader = response.body.getReader();
       for (;;) {
         const { done, value } = await reader.read();
         if (done) {
-          return false;
+          // The first is at its beginning; one more comes from a server that stops.
+          return this.#retries > 1 ? "later" : "ask";
         }
         watchdog.heard();
         parser.feed(value);
@@ -989,7 +1014,7 @@ class Line {
         throw error;
       }
       if (ended.signal.aborted) {
-        return atOnce;
+        return how;
       }
       throw error instanceof Unreachable ? error : new Unreachable("the connection is lost");
     } finally {
@@ -1016,6 +1041,7 @@ class Line {
         this.#hears.comment();
       }),
       retry: (milliseconds) => {
+        this.#retries += 1;
         this.#retry = Math.min(Math.max(milliseconds, LEAST_RETRY_MS), LONGEST_WAIT_MS);
         // Whoever says this is MXFlex, and well.
         this.#failures = 0;

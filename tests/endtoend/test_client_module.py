@@ -449,6 +449,8 @@ def test_another_server(tab, site, extensions):
     tab.enter(next(extensions))
     site.stop_mxflex()
     tab.when("stream.state === 'reconnecting'")
+    # It was not asked again before the time that it has named.
+    assert "error" not in tab.run("states.at(-1)")
     site.start_mxflex()
     tab.when("stream.state === 'ended'")
     assert tab.ends == [{"name": "ended", "reason": "refused"}]
@@ -855,6 +857,78 @@ def test_sign_in_beside_a_tab_that_waits(open_tab, site, extensions):
     fresh.enter(mine)
     waiting.when("stream.state === 'live'")
     assert waiting.run("stream.leader")
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_signed_out_in_another_tab(open_tab, site, extensions, leads):
+    """A tab knows at once that the person has signed out in another one, whichever leads."""
+    first, second = open_tab(timed=True), open_tab(timed=True)
+    first.enter(next(extensions))
+    second.join(first)
+    leaving, staying = (second, first) if leads else (first, second)
+    assert staying.run("stream.leader") is leads
+    # So that it waits for nothing.
+    staying.page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
+    leaving.run("session.logout()")
+    staying.when("stream.state === 'not-monitored'")
+    if leads:
+        assert staying.states == ["live", "not-monitored"]
+    assert staying.ends == []
+
+
+def test_signed_out_while_the_server_hangs(tab, site, extensions):
+    """While it is not known why a stream has ended it does not pass for one that lives."""
+    mine = next(extensions)
+    tab.enter(mine)
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    tab.page.route("**/api/events?*", hold, times=1)
+    site.person(f"user{mine}").log_out()
+    tab.when("stream.state === 'reconnecting'")
+    (route,) = held
+    route.continue_()
+    tab.when("stream.state === 'not-monitored'")
+    assert tab.states == ["live", "reconnecting", "not-monitored"]
+
+
+class BriefStreams(QuietFiles):
+    """Ends each event stream, in order, as soon as it has begun."""
+
+    def do_GET(self):
+        """Give the beginning of a stream, or a file."""
+        if not self.path.startswith("/api/events"):
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(b"retry: 3000\nid: 1\n\n")
+
+
+def test_streams_that_end_again_and_again(open_tab, html, site, extensions):
+    """A server that ends each stream at once is asked at once a single time."""
+    signed_in = open_tab()
+    signed_in.sign_in(next(extensions))
+    with ThreadingHTTPServer((LOOPBACK, 0), partial(BriefStreams, directory=html)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            tab = open_tab(f"http://localhost:{server.server_address[1]}", timed=True)
+            asked = []
+            tab.page.on("request", lambda request: asked.append(request.url))
+            tab.page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
+            tab.resume(signed_in.run("session.save()"))
+            tab.run("listen({ shared: false })")
+            tab.when("stream.state === 'reconnecting'")
+            assert len(asked) == 2
+            assert tab.run("states.at(-1).retryAt - Date.now()") >= 3000
+            tab.page.close()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_without_secure_context(open_tab, site, extensions):

@@ -371,6 +371,41 @@ def test_signed_out_elsewhere(screen, site, extensions):
     screen.enter(ext)
 
 
+@pytest.mark.parametrize("leads", [True, False])
+def test_signed_out_in_another_tab(screen, site, extensions, leads):
+    """Of a sign-out in another tab a page tells at once; calls of which nothing comes are gone."""
+    mine, other = next(extensions), next(extensions)
+    screen.enter_without_timers(mine)
+    context = screen.page.context
+    with context.expect_page() as opened:
+        screen.page.evaluate("window.open(location.href)")
+    second = Screen(context, site.url, opened.value)
+    # A page that was opened by another one has the clock of its context.
+    expect(second.chip).to_have_text("Live")
+    leaving, staying = (second, screen) if leads else (screen, second)
+    site.person(f"user{other}").dial(mine)
+    for each in (leaving, staying):
+        each.card("ringing").locator(".answer").wait_for()
+    staying.card("ringing").locator(".answer").click()
+    expect(staying.card("talking")).to_have_count(1)
+    staying.card("talking").locator(".transfer").click()
+    expect(staying.page.locator("#picker")).to_be_visible()
+    for each in (leaving, staying):
+        each.witness.expect("status of 403", "/api/events")
+    leaving.menu()
+    leaving.button("Sign out").click()
+    expect(staying.chip).to_have_text("Not watched")
+    expect(staying.calls).to_have_count(0)
+    expect(staying.recent).to_have_count(0)
+    expect(staying.page.locator("#picker")).to_be_hidden()
+    expect(staying.page.get_by_text("Which calls there are is not known now.")).to_be_visible()
+    expect(staying.page.get_by_text("No calls at the moment.")).to_be_hidden()
+    with staying.page.expect_response("**/api/call"):
+        staying.call_contact(REACHABLE["ext"])
+    expect(staying.page.get_by_text("Which calls there are is not known now.")).to_be_visible()
+    expect(staying.page.get_by_text("No calls at the moment.")).to_be_hidden()
+
+
 def test_no_such_stream(screen, extensions):
     """A page that asks for what the server does not have, as one of another version, says so."""
     asked = []
