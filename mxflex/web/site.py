@@ -50,7 +50,7 @@ _HOST = re.compile(
 # What stands before the path where a request names its target in full (RFC 9112, 3.2.2).
 _AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 # Of these, two would let each program on the way choose its own.
-_SINGLE_HEADERS = (b"host", b"authorization", b"content-type", b"last-event-id")
+_SINGLE_HEADERS = (b"Host", b"Authorization", b"Content-Type", b"Last-Event-ID")
 
 
 # Letters, digits and a few more, needlessly written as numbers (RFC 3986, 6.2.2.2). In the log
@@ -367,8 +367,8 @@ class Request(TwistedRequest):
             self.responseHeaders.setRawHeaders(b"x-request-id", [self.request_id.encode("ascii")])
             if self._too_large:
                 self._answer(413, "the body is too large")
-            elif not self._is_sound():
-                self._answer(400, "bad request")
+            elif (fault := self._fault()) is not None:
+                self._answer(400, fault)
             else:
                 super().process()
         finally:
@@ -389,17 +389,19 @@ class Request(TwistedRequest):
         self.write(send_error(self, status, text))
         self.finish()
 
-    def _is_sound(self) -> bool:
-        """Tell whether the request says one thing, which routing can read."""
+    def _fault(self) -> str | None:
+        """Give why the request does not say one thing, which routing can read; None if it does."""
+        if not _METHOD.fullmatch(self.method):
+            return "bad method"
         headers = self.requestHeaders
         for name in _SINGLE_HEADERS:
-            if len(headers.getRawHeaders(name, ())) > 1:
-                return False
+            if (count := len(headers.getRawHeaders(name, ()))) > 1:
+                return f"{count} {name.decode('ascii')} headers, expected one"
         if self.clientproto == b"HTTP/1.1" and not headers.hasHeader(b"host"):
             # RFC 9112, 3.2.
-            return False
+            return "Host header required"
         host = self.getRequestHostname()
-        return bool(_METHOD.fullmatch(self.method) and (not host or _HOST.fullmatch(host)))
+        return None if not host or _HOST.fullmatch(host) else "bad Host header"
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Answer for what went wrong below the API, as it answers itself."""

@@ -230,6 +230,26 @@ async def test_broken_request(victim, name):
 
 
 @pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        (BROKEN["a method in small letters"][0], "bad method"),
+        (BROKEN["two hosts"][0], "2 Host headers, expected one"),
+        (BROKEN["two authorizations"][0], "2 Authorization headers, expected one"),
+        (BROKEN["two types"][0], "2 Content-Type headers, expected one"),
+        (lines(GET, HOST, *[b"last-event-id: 1"] * 3), "3 Last-Event-ID headers, expected one"),
+        (BROKEN["no host"][0], "Host header required"),
+        (BROKEN["a host with a user"][0], "bad Host header"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_wrong(victim, head, fault):
+    """A request whose head can be read, but says no one thing, is told what was expected."""
+    running = await victim()
+    reply = await exchange(running, head)
+    assert (reply.status, reply.error) == (400, fault)
+
+
+@pytest.mark.parametrize(
     "head",
     [
         lines(GET, b"Host: a", b"Authorization: Bearer \xff\xfe"),
