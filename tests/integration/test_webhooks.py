@@ -305,11 +305,18 @@ async def test_dead_letters(hooked):
     assert letter["error"] == "the receiver answered 500"
     here.receiver.answer = lambda post: 204
     here.receiver.posts.clear()
+    for act, done in (("retry", "retried"), ("discard", "discarded")):
+        unknown = {"webhook": "crm", "id": "msg_unknown"}
+        reply = await here.post(f"/api/admin/webhooks/{act}", unknown, token=token)
+        assert (reply.status, reply.json) == (200, {done: 0})
+    assert (await listed())["dead"] == 2
     act = {"webhook": "crm", "id": letter["id"]}
     reply = await here.post("/api/admin/webhooks/retry", act, token=token)
     assert (reply.status, reply.json) == (200, {"retried": 1})
     (post,) = await here.when_types(1)
     assert (post.id, post.type) == (letter["id"], "DeliveredEvent")
+    reply = await here.post("/api/admin/webhooks/retry", act, token=token)
+    assert (reply.status, reply.json) == (200, {"retried": 0})
     reply = await here.post("/api/admin/webhooks/discard", {"webhook": "crm"}, token=token)
     assert reply.json == {"discarded": 1}
     await here.when_idle()
