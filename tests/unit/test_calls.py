@@ -764,6 +764,19 @@ class TestSnapshot:
         assert house.registry.state_of(ME, ConnectionID(99, OUTSIDE)) is None
         house.registry.forget_unheard("3042", lost_at)
 
+    def test_an_id_that_is_used_anew(self):
+        """After an outage a call has nothing of an older one of its id: it may be another call."""
+        house = House()
+        house.do("call_in", OUTSIDE, ME)
+        before = house.only(ME)
+        house.time.now += 5
+        house.registry.forget_unheard(ME, house.time.now)
+        found = DeviceCall(connection=ConnectionID(before.call_id, ME), state="connected")
+        house.registry.found(ME, [found])
+        call = house.only(ME)
+        assert (call.call_id, call.started_at) == (before.call_id, house.time.now)
+        assert (call.direction, call.calling_device, call.global_call_id) == ("", "", "")
+
 
 numbers = st.sampled_from([*EXTENSIONS, OUTSIDE, "442079460112", "*86", "*771", "*772"])
 
