@@ -97,9 +97,11 @@ bench-quick: $(VENV)/.stamp-bench
 where: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.where $(WHERE_ARGS)
 
+# As contrib/mxflex.service starts it; SOAK_PRELOAD= for the malloc of the C library.
+SOAK_PRELOAD ?= libjemalloc.so.2
 SOAK_MINUTES ?= 60
 soak: $(VENV)/.stamp-bench
-	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+	LD_PRELOAD=$(SOAK_PRELOAD) $(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 figures: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.document $(RUNS)

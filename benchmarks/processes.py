@@ -148,6 +148,11 @@ class Program:
                     total += int(line.split()[1]) * 1024
         return total
 
+    def malloc(self) -> str:
+        """Give whose `malloc` it uses: jemalloc's where that is preloaded, or the C library's."""
+        maps = Path(f"/proc/{self.pid}/maps").read_text()
+        return "jemalloc" if "libjemalloc" in maps else "C library"
+
     def descriptors(self) -> int:
         """Give how many files, sockets among them, it has open; its children are not counted."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))

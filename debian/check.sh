@@ -75,11 +75,13 @@ inside mxflex --check-config
 inside install -D -o mxflex -m 400 /etc/mxflex/mx-password /run/credentials/mx-password
 command=$(sed -n 's/^ExecStart=//p' "$unit")
 folder=$(sed -n 's/^WorkingDirectory=//p' "$unit")
+preload=$(sed -n 's/^Environment=LD_PRELOAD=//p' "$unit")
 start --userspec=mxflex:mxflex "$root" env -i PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 \
     MXFLEX_MX_PASSWORD_FILE=/run/credentials/mx-password \
-    MXFLEX_MONITOR_LISTEN="tcp:$monitor_port:interface=127.0.0.1" \
+    MXFLEX_MONITOR_LISTEN="tcp:$monitor_port:interface=127.0.0.1" LD_PRELOAD="$preload" \
     sh -c "cd $folder && exec $command" > "$root/tmp/mxflex.log" 2>&1
 eventually curl -sf "http://127.0.0.1:$monitor_port/readyz"
+grep -q "$preload" "/proc/${pids%% *}/maps" || fail "it runs without $preload"
 curl -sf "http://localhost:$port/" | grep -q '<html' || fail "there is no page"
 curl -sf "http://localhost:$port/api/login" -d login=anna -d password=secret | grep -q access_token \
     || fail "nobody can log in"

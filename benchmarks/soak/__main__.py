@@ -306,11 +306,16 @@ def soak(minutes: float, every: float, folder: Path) -> tuple[Verdict, str]:
         # A server may need a moment to notice.
         _until_closed(servers)
         measured = [server.measured(used[server.name]) for server in servers]
+        machine |= {
+            "malloc": servers[0].program.malloc(),
+            **{
+                f"{name}, of a processor": f"{used[name] / (minutes * MINUTE):.0%}"
+                for name in ("mx", "readers")
+            },
+        }
     had["did"].update(visitors.answers)
     for outage in sent["outages"]:
         outage["at"] = outage["began"] - began_epoch
-    for name in ("mx", "readers"):
-        machine[f"{name}, of a processor"] = f"{used[name] / (minutes * MINUTE):.0%}"
     verdict = Verdict()
     judge_events(verdict, had, sent, ACCOUNTS)
     judge_link(verdict, sent, minutes * MINUTE / every)

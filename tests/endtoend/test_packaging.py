@@ -248,9 +248,10 @@ def steps_of_the_document():
     document = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = document.partition("## From a wheel under systemd")[2].partition("### ")[0]
     lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
-    made, installed_by_pip, *steps = lines
+    made, installed_by_pip, preloaded, *steps = lines
     assert made == "python3 -m venv /opt/mxflex"
     assert installed_by_pip == f"/opt/mxflex/bin/pip install mxflex-{VERSION}-py3-none-any.whl"
+    assert preloaded == "apt install libjemalloc2"
     # To look at what a running systemd does is left to people.
     assert steps.pop() == "journalctl -u mxflex -f"
     return steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import re
 import shutil
@@ -172,6 +173,29 @@ def test_the_unit_is_tight():
     assert exposure is not None, done.stdout + done.stderr
     assert float(exposure[1]) <= MAX_EXPOSURE, done.stdout
     assert done.returncode == 0
+
+
+def test_the_malloc_of_the_unit():
+    """What the unit, the image and the documents preload is found, and is another malloc."""
+    unit = (CONTRIB / "mxflex.service").read_text(encoding="utf-8")
+    (library,) = re.findall(r"^Environment=LD_PRELOAD=(\S+)$", unit, re.MULTILINE)
+    assert f"ENV LD_PRELOAD={library} " in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"`LD_PRELOAD={library} twistd" in (ROOT / "docs/operation.md").read_text(
+        encoding="utf-8"
+    )
+    if ctypes.util.find_library("jemalloc") is None:
+        pytest.skip("libjemalloc2 is not there")
+    code = "import ctypes; ctypes.CDLL(None).mallctl; print(open('/proc/self/maps').read())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"LD_PRELOAD": library},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert library in done.stdout
+    assert done.stderr == ""
 
 
 def test_systemd_reads_the_units(tmp_path):
