@@ -309,6 +309,8 @@ async def test_logout_ends_the_monitor_and_the_streams(daemon, method):
     assert (reply.status, reply.body) == (204, b"")
     for stream in streams:
         await stream.when_closed()
+        # Without a word of when to come back: who asks at once learns why.
+        assert stream.text.count(b"retry:") == 1
     assert not other.closed
     assert running.mx.monitors(EXT) == 0
     assert running.mx.monitors("3096") == 1
