@@ -35,7 +35,7 @@ WARMING = 10
 PATIENCE = 10.0
 LOOK_EVERY = 0.1
 
-_Ask = Callable[[int], None]
+Ask = Callable[[int], None]
 
 
 def measure_api(plan: Plan, results: Results, folder: Path, with_nchan: bool) -> None:
@@ -45,11 +45,11 @@ def measure_api(plan: Plan, results: Results, folder: Path, with_nchan: bool) ->
         BenchmarkError: An answer was not the expected one.
     """
     with start_mxflex(folder, Transport.PLAIN) as stand:
-        client = _Client(stand, "/api/contacts")
+        client = Client(stand, "/api/contacts")
         client.wait_for_people()
         client.measure(plan, results, MXFLEX)
         for name in (FIRST_LOGIN, LOGIN):
-            figures = _measure(stand, plan.logins, client.log_in)
+            figures = measure_requests(stand, plan.logins, client.log_in)
             results.api.setdefault(name, {})[MXFLEX] = figures
         results.api[TALK] = {MXFLEX: measure_talk(stand.mx_port, plan.logins, folder)}
         spent, talk = (results.api[name][MXFLEX]["cpu_us"] for name in (LOGIN, TALK))
@@ -59,7 +59,7 @@ def measure_api(plan: Plan, results: Results, folder: Path, with_nchan: bool) ->
     if with_nchan:
         lay_out_contacts(folder, contacts)
         with start_nchan(folder, Transport.PLAIN) as stand:
-            client = _Client(stand, "/contacts")
+            client = Client(stand, "/contacts")
             client.measure(plan, results, NCHAN)
             client.close()
 
@@ -73,7 +73,7 @@ def measure_talk(mx_port: int, count: int, folder: Path) -> dict[str, float]:
         program.stop()
 
 
-class _Client:
+class Client:
     """One connection, and the requests that are made on it."""
 
     def __init__(self, stand: Stand, path: str) -> None:
@@ -103,7 +103,7 @@ class _Client:
             (GZIP, self.get_compressed),
             (UNCHANGED, self.get_unchanged),
         ):
-            figures = _measure(self._stand, plan.requests, ask)
+            figures = measure_requests(self._stand, plan.requests, ask)
             results.api.setdefault(name, {})[peer] = figures
 
     def get_plain(self, _number: int = 0) -> None:
@@ -137,7 +137,14 @@ class _Client:
             raise BenchmarkError(f"{self._path}: unexpected answer {answer.status}")
 
 
-def _measure(stand: Stand, count: int, ask: _Ask) -> dict[str, float]:
+def measure_requests(stand: Stand, count: int, ask: Ask) -> dict[str, float]:
+    """Give the processor time and the median duration of requests, one after the other.
+
+    Args:
+        stand: The server.
+        count: How many; some more go before, with negative numbers.
+        ask: Makes one, by its number from 0.
+    """
     # From the other end: the people that log in first are not to be known already.
     for number in range(1, WARMING + 1):
         ask(-number)

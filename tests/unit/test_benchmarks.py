@@ -333,6 +333,8 @@ def test_samples_are_values():
         ("[kernel.kallsyms]", "kernel"),
         ("[nf_tables]", "kernel"),
         ("/usr/lib/x86_64-linux-gnu/libcrypto.so.3", "OpenSSL"),
+        ("/x/cryptography/hazmat/bindings/_rust.abi3.so", "OpenSSL"),
+        ("/x/_cffi_backend.abi3.so", "Python's modules in C"),
         ("/usr/lib/libpython3.11.so.1.0", "Python"),
         ("/usr/bin/python3.13", "Python"),
         ("/x/_ssl.cpython-311-x86_64-linux-gnu.so", "Python's modules in C"),
@@ -362,7 +364,7 @@ def test_table_of_whose_code():
     spent = {MXFLEX: {"Python": 1.0, "kernel": 4.25}, NCHAN: {"kernel": 5.0, "its own": 2.5}}
     cells = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in where.render(spent).splitlines()
+        for line in where.render("µs a message", spent).splitlines()
     ]
     assert cells[0] == ["µs a message", MXFLEX, NCHAN]
     assert cells[2:] == [
