@@ -30,15 +30,8 @@ from mxflex.certs.store import check_pair
 from mxflex.config import Config, WebhookSettings, load_file
 from mxflex.errors import ConfigError, MXFlexError, MXUnavailable
 from mxflex.mx.session import log_out, server_login
-from mxflex.service import (
-    SYSTEMD,
-    main_endpoints,
-    make_acme_http,
-    make_dialer,
-    make_endpoint,
-    make_receiver,
-    plain_endpoints,
-)
+from mxflex.ports import SYSTEMD, main_endpoints, make_endpoint, plain_endpoints
+from mxflex.service import make_acme_http, make_dialer, make_receiver
 
 
 class _Note(Exception):

@@ -15,6 +15,7 @@ from mxflex import service
 from mxflex.config import Config, load
 from mxflex.mx.link import ServerLink
 from mxflex.mx.tls import ANY
+from mxflex.process import InTurn
 from mxflex.simulator.company import User
 from mxflex.simulator.tap import SimulatorService, demo_service
 from mxflex.wire.messages import CallEvent
@@ -45,7 +46,7 @@ def build(
     link = daemon.getServiceNamed(ServerLink.name)
     link.listen(_Welcome(config, simulator, quiet=quiet))
     # The daemon takes its leave from an MX that lives.
-    demo = service.InTurn(reactor, 2 * service.STOP_SECONDS)
+    demo = InTurn(reactor, 2 * service.STOP_SECONDS)
     simulator.setServiceParent(demo)
     daemon.setServiceParent(demo)
     return demo, config

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,11 @@ from typing import Any
 import pem
 from OpenSSL import SSL, crypto
 from treq.client import HTTPClient
-from twisted.application.internet import StreamServerEndpointService, TimerService
-from twisted.application.service import MultiService, Service
+from twisted.application.service import MultiService
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.defer import TimeoutError as StoppingTakesTooLong
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.resource import IResource
 
@@ -35,7 +27,6 @@ from mxflex.certs.store import CertificateFile
 from mxflex.changes import Changeable, look_at_html, look_at_webhooks
 from mxflex.clock import SteadyTimers
 from mxflex.config import (
-    HTTP_PORT,
     HTTPS_PORT,
     AcmeSettings,
     Config,
@@ -65,6 +56,8 @@ from mxflex.mx.link import ServerLink
 from mxflex.mx.session import Dialer
 from mxflex.mx.tls import PeerPolicy
 from mxflex.mx.verify import LoginCheck
+from mxflex.ports import ListeningPort, main_endpoints, plain_endpoints
+from mxflex.process import InTurn, OpenFiles, SpareMemory
 from mxflex.reload import Part, Reloader
 from mxflex.web.app import Api
 from mxflex.web.audience import SocketAudience
@@ -88,22 +81,12 @@ from mxflex.webhooks.queue import Queue
 
 log = Logger()
 
-# Connections that may wait to be accepted. After a restart all clients come back within seconds;
-# with Twisted's 50, most would have to try again a second later.
-BACKLOG = 1024
 # An orderly stop takes no longer, in seconds, or is cut short. What its parts take at the most is
 # less, but a machine may be too busy for them.
 STOP_SECONDS = 4.25
-# Files that are open beside the event streams: ports, the link, logins on their way to the MX,
-# other requests.
-OTHER_FILES = 512
-# How often memory that is free is given back.
-TRIM_SECONDS = 60.0
 # How long a connection to a receiver of webhooks is kept that is not used, in seconds. Servers
 # close theirs after 2 and more.
 KEEP_SECONDS = 1
-# How endpoints begin whose sockets systemd opens.
-SYSTEMD = "systemd:"
 
 
 def build(
@@ -184,7 +167,7 @@ def build(
 
     daemon = InTurn(reactor, STOP_SECONDS)
     daemon.setName("mxflex")
-    open_files = _OpenFiles(admission)
+    open_files = OpenFiles(admission)
     for child in (
         open_files,
         SpareMemory(reactor),
@@ -212,7 +195,7 @@ def build(
         )
         monitor = MonitorSite(Health(clock, link, certificate), make_registry(sources), reactor)
         for description in config.monitor.listen:
-            _Listener(reactor, description, monitor, "monitor.listen").setServiceParent(daemon)
+            ListeningPort(reactor, description, monitor, "monitor.listen").setServiceParent(daemon)
     systemd = SystemdNotifier(reactor, environ or {})
     link.listen(systemd)
     systemd.setServiceParent(daemon)
@@ -264,7 +247,7 @@ def _serve(
         return _serve_https(config, reactor, root, daemon, certificate)
     site = MXFlexSite(root, reactor, config.proxies)
     for description in main_endpoints(config):
-        _Listener(reactor, description, site).setServiceParent(daemon)
+        ListeningPort(reactor, description, site).setServiceParent(daemon)
     return site, None
 
 
@@ -293,14 +276,15 @@ def _serve_https(
         certificates = _issuing(config, reactor, serving, responder)
     certificates.setServiceParent(daemon)
     # HSTS binds the name on every port, so it is for the usual one alone; addresses know none.
-    binding = config.port == HTTPS_PORT and not _is_address(config.host)
+    is_address = isIPAddress(config.host) or isIPv6Address(config.host)
+    binding = config.port == HTTPS_PORT and not is_address
     site = SecureSite(root, reactor, config.proxies, lambda: binding and serving.real)
     secure = SecureFactory(serving, False, site, clock=reactor)
     for description in main_endpoints(config):
-        _Listener(reactor, description, secure).setServiceParent(daemon)
+        ListeningPort(reactor, description, secure).setServiceParent(daemon)
     plain = MXFlexSite(PlainRoot(config.url, responder.answer), reactor, ())
     for description in plain_endpoints(config):
-        _Listener(reactor, description, plain, "listen_http").setServiceParent(daemon)
+        ListeningPort(reactor, description, plain, "listen_http").setServiceParent(daemon)
     return site, certificates if isinstance(certificates, CertificateFiles) else None
 
 
@@ -427,213 +411,3 @@ def make_dialer(mx: MXSettings, reactor: IReactorTime) -> Dialer:
         keepalive=mx.keepalive,
         clear_password=mx.clear_password and meant,
     )
-
-
-def main_endpoints(config: Config) -> list[str]:
-    """Give where the API is served, as Twisted endpoint strings."""
-    return list(config.listen or _endpoints(config.host, config.port))
-
-
-def plain_endpoints(config: Config) -> list[str]:
-    """Give where plain HTTP leads to HTTPS, as Twisted endpoint strings."""
-    if not config.https:
-        return []
-    beside = _endpoints(config.host, HTTP_PORT) if config.port == HTTPS_PORT else ()
-    return list(config.listen_http or beside)
-
-
-def _endpoints(host: str, port: int) -> Iterator[str]:
-    """Give the endpoints that a host stands for: itself, or every interface for a name."""
-    if host == "localhost":
-        yield f"tcp:{port}:interface=127.0.0.1"
-        if _has_ipv6():
-            yield f"tcp6:{port}:interface={quoteStringArgument('::1')}"
-    elif ":" in host:
-        yield f"tcp6:{port}:interface={quoteStringArgument(host)}"
-    elif isIPAddress(host):
-        yield f"tcp:{port}:interface={host}"
-    elif _has_ipv6():
-        # Linux lets IPv4 clients in here, too.
-        yield f"tcp6:{port}:interface={quoteStringArgument('::')}"
-    else:
-        yield f"tcp:{port}"
-
-
-def _is_address(host: str) -> bool:
-    return isIPAddress(host) or isIPv6Address(host)
-
-
-def _has_ipv6() -> bool:
-    """Tell whether this machine has IPv6 at all: containers often lack it."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-def _with_backlog(description: str) -> str:
-    """Let a TCP endpoint queue many connections, unless it says how many itself."""
-    kind, _, _ = description.partition(":")
-    if kind in ("tcp", "tcp6") and "backlog=" not in description:
-        return f"{description}:backlog={BACKLOG}"
-    return description
-
-
-class InTurn(MultiService):
-    """Stops its children one after the other, the last one first.
-
-    `MultiService` itself lets them all stop at once.
-
-    Args:
-        clock: Gives delayed calls.
-        seconds: How long that may take; those that have not had their turn by then are left.
-    """
-
-    def __init__(self, clock: IReactorTime, seconds: float) -> None:
-        super().__init__()
-        self._clock = clock
-        self._seconds = seconds
-
-    def stopService(self) -> Deferred[None]:
-        """Stop them; one that fails does not keep the others."""
-        Service.stopService(self)
-        stopping = Deferred.fromCoroutine(self._stop())
-        return stopping.addTimeout(self._seconds, self._clock).addErrback(self._cut_short)
-
-    async def _stop(self) -> None:
-        for child in reversed(list(self)):
-            try:
-                await maybeDeferred(child.stopService)
-            except CancelledError:
-                raise
-            except Exception:
-                log.failure("{name} did not stop in order", name=child.name or type(child).__name__)
-
-    def _cut_short(self, failure: Failure) -> None:
-        failure.trap(StoppingTakesTooLong)
-        log.warn("the stop took too long and is cut short")
-
-
-class _OpenFiles(Service):
-    """Lets the process have as many files open as the system lets it.
-
-    The usual limit of 1024, which is there for the sake of select(2), would be the end of the
-    thousandth stream. Where the system allows no more, fewer streams may be open: without a file
-    for it there is neither an answer to a client nor a way back to the MX.
-
-    Args:
-        admission: Counts streams.
-    """
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-
-    def startService(self) -> None:
-        Service.startService(self)
-        self._admission.max_streams = self.expect(self._admission.max_streams)
-
-    def expect(self, max_streams: int) -> int:
-        """Let so many streams be open, as far as that can be done, and give how many may."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != hard:
-            # What systemd's filter of system calls may forbid is not even tried without need.
-            try:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            except (ValueError, OSError) as error:
-                log.warn("the limit of open files stays {files}: {error}", files=soft, error=error)
-            else:
-                soft = hard
-        if soft == resource.RLIM_INFINITY or soft >= max_streams + OTHER_FILES:
-            return max_streams
-        may = min(max_streams, soft - min(OTHER_FILES, soft // 2))
-        log.warn(
-            "events.max_streams is {streams}, but with {files} files that this process may open"
-            " it is {may}",
-            streams=max_streams,
-            files=soft,
-            may=may,
-        )
-        return may
-
-
-class SpareMemory(TimerService):
-    """Gives memory that is free inside of the heap back to the system, once a minute.
-
-    TLS connections that come and go leave holes in the heap of glibc, which keeps them for good:
-    the process would grow for hours though nothing more is in use. It takes half a millisecond in a
-    process of 100 MiB. Source: malloc_trim(3). Does nothing where there is no such function.
-
-    Args:
-        clock: Gives the time.
-    """
-
-    def __init__(self, clock: IReactorTime) -> None:
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        super().__init__(TRIM_SECONDS, trim or (lambda _keep: 0), 0)
-        self.clock = clock
-
-
-def make_endpoint(reactor: IReactorTime, description: str, key: str) -> IStreamServerEndpoint:
-    """Make what opens a port.
-
-    Args:
-        reactor: Opens it.
-        description: Which, as a Twisted endpoint string.
-        key: Where the configuration names it.
-
-    Raises:
-        ConfigError: Twisted does not know such an endpoint.
-    """
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, _with_backlog(description))
-    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        expected = f"expected endpoints such as tcp:8080, not {description!r}: {error}"
-        if description.startswith(SYSTEMD):
-            expected = f"systemd has given this process no socket for {description!r}"
-        raise ConfigError("", key, expected) from error
-    return endpoint
-
-
-class _Listener(StreamServerEndpointService):
-    """A listening port; the daemon does not start without it.
-
-    Args:
-        reactor: Opens it.
-        description: Which, as a Twisted endpoint string.
-        factory: Makes the protocol of each connection.
-        key: Where the configuration names it.
-
-    Raises:
-        ConfigError: See `make_endpoint`.
-    """
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        description: str,
-        factory: IProtocolFactory,
-        key: str = "listen",
-    ) -> None:
-        endpoint = make_endpoint(reactor, description, key)
-        super().__init__(endpoint, factory)
-        self._description = description
-
-    def privilegedStartService(self) -> None:
-        """Open the port, before privileges are dropped.
-
-        Raises:
-            SystemExit: The port cannot be had; one line says which and why.
-        """
-        # Twisted opens ports at once, so whatever is wrong is known here. Raised from a callback it
-        # would be swallowed, and a daemon without its port would run on.
-        failures: list[Failure] = []
-        opening: Deferred[object] = self.endpoint.listen(self.factory)
-        self._waitingForPort = opening.addCallbacks(self._opened, failures.append)
-        for failure in failures:
-            raise SystemExit(f"{self._description}: {failure.getErrorMessage()}")
-
-    def _opened(self, port: object) -> object:
-        log.info("listening on {endpoint}", endpoint=self._description)
-        return port

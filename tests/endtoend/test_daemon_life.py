@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mxflex.service import OTHER_FILES
+from mxflex.process import OTHER_FILES
 from tests.endtoend.place import ACCOUNT, LOGIN, PASSWORD
 from tests.endtoend.stage import LOOPBACK, PATIENCE, TWISTD, eventually
 

@@ -29,13 +29,15 @@ MAY_SEE = {
     "web": {"wire", "mx", "gateway", "webhooks", "config", "audit", "requestid"},
     "monitor": {"wire", "mx", "gateway", "webhooks", "web", "certs", "measures"},
     "reload": {"audit", "config"},
+    "ports": {"config"},
+    "process": {"gateway"},
     "changes": {"mx", "gateway", "webhooks", "web", "certs", "config", "reload"},
     "service": {
         *("wire", "mx", "gateway", "webhooks", "web", "certs", "config", "monitor", "reload"),
-        *("changes", "clock", "disk"),
+        *("changes", "clock", "disk", "ports", "process"),
     },
-    "demo": {"service", "simulator", "config", "mx", "wire"},
-    "check": {"service", "certs", "config", "mx"},
+    "demo": {"service", "process", "simulator", "config", "mx", "wire"},
+    "check": {"service", "ports", "certs", "config", "mx"},
     "tap": {"service", "demo", "check", "config", "logs", "schema", "reload"},
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from mxflex.service import TRIM_SECONDS, SpareMemory
+from mxflex.process import TRIM_SECONDS, SpareMemory
 
 MIB = 2**20
 PAGE = 4096

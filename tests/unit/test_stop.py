@@ -24,7 +24,7 @@ from mxflex.gateway.hub import CALLS_ALONE, Hub
 from mxflex.gateway.logouts import Logouts
 from mxflex.gateway.sessions import Sessions
 from mxflex.gateway.tokens import Identity
-from mxflex.service import InTurn
+from mxflex.process import InTurn
 from mxflex.web.eventjson import encode_gap
 from mxflex.web.eventstream import (
     DRAIN_SECONDS,
