@@ -101,16 +101,12 @@ class Allowance:
     def __attrs_post_init__(self) -> None:
         self.left = self.burst
 
-    def give(self, amount: float) -> None:
-        """Allow more; never more than the burst."""
-        self.left = min(self.burst, self.left + amount)
-
     def take(self, amount: float, now: float) -> bool:
         """Use some up; tell whether there was enough."""
         # A clock that is set back must not use any up.
-        self.give(max(0.0, now - self.now) * self.rate)
+        since = max(0.0, now - self.now)
         self.now = now
-        self.left -= amount
+        self.left = min(self.burst, self.left + since * self.rate) - amount
         return self.left >= 0
 
 

@@ -245,9 +245,6 @@ def test_an_allowance_comes_back_with_time():
     assert not allowance.take(1, 50.0)
     assert allowance.take(10, 1000.0)
     assert not allowance.take(1, 1000.0)
-    allowance.give(100)
-    assert allowance.take(10, 1000.0)
-    assert not allowance.take(1, 1000.0)
 
 
 @pytest_twisted.ensureDeferred
