@@ -19,6 +19,7 @@ from pathlib import Path
 import attrs
 
 from mxflex.config import WebhookSettings
+from mxflex.disk import DAMAGED
 from mxflex.errors import StorageError
 from mxflex.gateway.hub import GAP
 from mxflex.webhooks.message import Message, make_id
@@ -633,7 +634,7 @@ class Queue:
     def _set_aside(self, now: float) -> None:
         """Put a file that cannot be read out of the way, and begin a new one."""
         self._forget()
-        aside = f"{self._path}.damaged"
+        aside = f"{self._path}{DAMAGED}"
         for ending in _FILES:
             with suppress(OSError):
                 Path(f"{self._path}{ending}").replace(f"{aside}{ending}")
