@@ -24,7 +24,7 @@ ENV LD_PRELOAD=libjemalloc.so.2 \
     MXFLEX_MONITOR_LISTEN=tcp:9464:interface=127.0.0.1
 # The folder html is looked for here.
 WORKDIR /opt/mxflex/share/mxflex
-# A certificate by ACME, the key of the account, and what waits for the receivers of webhooks.
+# A certificate by ACME, the key of the account, what waits for webhooks, and who has logged out.
 VOLUME ["/var/lib/mxflex"]
 EXPOSE 8080
 USER 10001:10001
