@@ -27,7 +27,7 @@ from mxflex.certs.acme import Account, AcmeClient
 from mxflex.certs.files import read_files
 from mxflex.certs.issuing import describe_time_left
 from mxflex.certs.store import check_pair
-from mxflex.config import Config, WebhookSettings, load_file
+from mxflex.config import Config, WebhookSettings, load_file, state_directory
 from mxflex.errors import ConfigError, MXFlexError, MXUnavailable
 from mxflex.mx.session import log_out, server_login
 from mxflex.ports import SYSTEMD, main_endpoints, make_endpoint, plain_endpoints
@@ -59,7 +59,7 @@ async def run(path: str, environ: Mapping[str, str], reactor: Any) -> None:
         raise SystemExit(1) from error
     _say("ok", "configuration", path)
     sound = True
-    for step in _steps(config, reactor):
+    for step in _steps(config, state_directory(environ), reactor):
         try:
             _say("ok", step.name, await step.try_it())
         except _Note as note:
@@ -76,7 +76,7 @@ def _say(verdict: str, name: str, detail: str) -> None:
     sys.stdout.flush()
 
 
-def _steps(config: Config, reactor: Any) -> list[_Step]:
+def _steps(config: Config, state: str, reactor: Any) -> list[_Step]:
     steps = [
         _Step("static files", partial(_try_html, config)),
         _Step("MX", partial(_try_mx, config, reactor)),
@@ -87,9 +87,9 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
         "monitor.listen": config.monitor.listen,
     }
     if config.token.key is not None:
-        steps.append(_Step(f"logouts {config.token.storage}", partial(_try_logouts, config)))
+        steps.append(_Step(f"logouts {config.token.storage}", partial(_try_logouts, config, state)))
     if config.webhooks:
-        steps.append(_Step(f"queue {config.delivery.storage}", partial(_try_queue, config)))
+        steps.append(_Step(f"queue {config.delivery.storage}", partial(_try_queue, config, state)))
     steps += [
         _Step(f"webhook {each.name}", partial(_try_webhook, each, reactor))
         for each in config.webhooks
@@ -105,7 +105,7 @@ def _steps(config: Config, reactor: Any) -> list[_Step]:
         steps.append(_Step("certificate", partial(_try_own_certificate, config, reactor)))
     elif config.https:
         steps += [
-            _Step(f"folder {config.acme.storage}", partial(_try_storage, config)),
+            _Step(f"folder {config.acme.storage}", partial(_try_storage, config, state)),
             _Step("certificate", partial(_try_stored_certificate, config, reactor)),
             _Step("ACME server", partial(_try_acme, config, reactor)),
         ]
@@ -159,13 +159,13 @@ async def _try_own_certificate(config: Config, reactor: Any) -> str:
     return _still_good(check_pair(objects), reactor)
 
 
-async def _try_storage(config: Config) -> str:
+async def _try_storage(config: Config, state: str) -> str:
     # Only looked at: made by whoever checks, it might be closed to whoever runs the daemon.
     folder = Path(config.acme.storage)
     if folder.exists():
-        _look_at_folder(folder)
+        _look_at_folder(folder, state)
         return "can be written to"
-    _look_at_folder(folder.absolute().parent)
+    _look_at_folder(folder.absolute().parent, state)
     return "does not exist yet, and can be made"
 
 
@@ -175,17 +175,17 @@ async def _try_webhook(hook: WebhookSettings, reactor: Any) -> str:
     return f"posts to {hook.site}"
 
 
-async def _try_queue(config: Config) -> str:
-    return _look_at_file(Path(config.delivery.storage))
+async def _try_queue(config: Config, state: str) -> str:
+    return _look_at_file(Path(config.delivery.storage), state)
 
 
-async def _try_logouts(config: Config) -> str:
-    return _look_at_file(Path(config.token.storage))
+async def _try_logouts(config: Config, state: str) -> str:
+    return _look_at_file(Path(config.token.storage), state)
 
 
-def _look_at_file(file: Path) -> str:
+def _look_at_file(file: Path, state: str) -> str:
     # As above: only looked at. The folder also if the file is there: it gets others beside it.
-    _look_at_folder(file.absolute().parent)
+    _look_at_folder(file.absolute().parent, state)
     if not file.exists():
         return "does not exist yet, and can be made"
     if not os.access(file, os.R_OK | os.W_OK):
@@ -193,7 +193,9 @@ def _look_at_file(file: Path) -> str:
     return "can be written to"
 
 
-def _look_at_folder(folder: Path) -> None:
+def _look_at_folder(folder: Path, state: str) -> None:
+    if state and not folder.exists() and folder == Path(state).absolute():
+        raise _Note(f"there is no folder {folder} yet; systemd makes it when the service starts")
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):

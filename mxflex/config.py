@@ -436,8 +436,7 @@ def load(
     """
     given = _settle_password(_flatten(_parse(text, source), source), _from_environment(environ))
     config = _build({key: _read(item, read_file) for key, item in given.items()}, source)
-    # Of several, the first (systemd.exec(5)).
-    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    state = state_directory(environ)
     return attrs.evolve(
         config,
         token=attrs.evolve(config.token, storage=posixpath.join(state, config.token.storage)),
@@ -446,6 +445,12 @@ def load(
             config.delivery, storage=posixpath.join(state, config.delivery.storage)
         ),
     )
+
+
+def state_directory(environ: Mapping[str, str]) -> str:
+    """Give the folder in which systemd lets a service keep things; "" where it names none."""
+    # Of several, the first (systemd.exec(5)).
+    return environ.get("STATE_DIRECTORY", "").partition(":")[0]
 
 
 def known_keys() -> frozenset[str]:

@@ -25,13 +25,13 @@ async def mx():
     await simulated.stop()
 
 
-async def check_lines(capsys, tmp_path, text):
+async def check_lines(capsys, tmp_path, text, environ=None):
     """Check a configuration; give the exit status and the lines."""
     path = tmp_path / "mxflex.yaml"
     path.write_text(text, encoding="utf-8")
     status = 0
     try:
-        await check.run(str(path), {}, reactor)
+        await check.run(str(path), environ or {}, reactor)
     except SystemExit as ended:
         status = ended.code
     return status, capsys.readouterr().out.replace(str(tmp_path), "DIR").splitlines()
@@ -104,6 +104,49 @@ async def test_the_queue_of_webhooks(capsys, tmp_path, mx, page):
         assert verdict in lines
         assert status == verdict.startswith("FAIL")
     assert not (tmp_path / "webhooks.db").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_before_the_first_start(capsys, tmp_path, mx, page):
+    """A folder that systemd makes at the first start is no failure before it; others are."""
+    settings = {
+        "host": f"127.0.0.1:{free_port()}",
+        "html": str(page),
+        "mx": {"addr": f"127.0.0.1:{mx.test_port}", "login": "mxflex", "password": "mxflex"},
+        "token": {"key": "k" * 40},
+        "webhooks": [{"name": "a", "url": "https://a/", "secret": f"whsec_{'A' * 32}"}],
+        "delivery": {"storage": "spool/webhooks.db"},
+    }
+    environ = {"STATE_DIRECTORY": f"{tmp_path}/state"}
+    status, lines = await check_lines(capsys, tmp_path, json.dumps(settings), environ)
+    made = "there is no folder DIR/state yet; systemd makes it when the service starts"
+    assert f"note logouts DIR/state/logouts.json: {made}" in lines
+    missing = "there is no folder DIR/state/spool"
+    assert f"FAIL queue DIR/state/spool/webhooks.db: {missing}" in lines
+    assert status == 1
+
+    del settings["delivery"]
+    status, lines = await check_lines(capsys, tmp_path, json.dumps(settings), environ)
+    assert f"note queue DIR/state/webhooks.db: {made}" in lines
+    assert status == 0
+    assert not (tmp_path / "state").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_folder_of_certificates_before_the_first_start(capsys, tmp_path, mx, page):
+    """The folder of certificates, too, may lie in one that systemd makes."""
+    settings = {
+        "host": "crm.example.invalid",
+        "html": str(page),
+        "mx": {"addr": f"127.0.0.1:{mx.test_port}", "login": "mxflex", "password": "mxflex"},
+        "listen": [f"tcp:{free_port()}:interface=127.0.0.1"],
+        "listen_http": [f"tcp:{free_port()}:interface=127.0.0.1"],
+        "acme": {"directory": f"https://127.0.0.1:{free_port()}/"},
+    }
+    environ = {"STATE_DIRECTORY": f"{tmp_path}/state"}
+    _, lines = await check_lines(capsys, tmp_path, json.dumps(settings), environ)
+    made = "there is no folder DIR/state yet; systemd makes it when the service starts"
+    assert f"note folder DIR/state/certs: {made}" in lines
 
 
 @pytest_twisted.ensureDeferred
