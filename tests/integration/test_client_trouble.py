@@ -207,18 +207,13 @@ def owed(stream, transport):
     return queued + sum(map(len, stream._waiting or ()))
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["HTTP", "HTTPS"])
-@pytest_twisted.ensureDeferred
-async def test_what_is_owed_in_all(daemon, secure, tls):
-    """Thirty clients that read nothing are owed the bound each, at the most, and then cut off."""
-    bound, size = 131_072, 5_000
+async def open_unread(daemon, secure, tls, *, bound, count=1):
+    """Give a daemon with streams that nobody reads, by these, the transports below them."""
     settings = {"events": {"max_unsent": bound}}
     server = await secure(**settings) if tls else None
     running = server.running if tls else await daemon(**settings)
-    streams = streams_of(running)
     token = await ((await server.connect()).log_in() if tls else running.log_in())
-    clients = []
-    for _ in range(30):
+    for _ in range(count):
         if tls:
             connection = RawConnection(running.soon)
             await server.open(connection, ClientTLS(protocols=None))
@@ -227,13 +222,21 @@ async def test_what_is_owed_in_all(daemon, secure, tls):
         connection.send(request_bytes("GET", "/api/events", f"Authorization: Bearer {token}"))
         await connection.when(lambda connection=connection: b"retry:" in connection.received)
         connection.transport.pauseProducing()
-        clients.append(connection)
-    opened = [stream for slot in streams._slots for stream in slot]
-    assert len(opened) == 30
     transports = {}
-    for stream in opened:
+    for stream in [stream for slot in streams_of(running)._slots for stream in slot]:
         transport = stream._request.channel.transport
         transports[stream] = transport.transport if tls else transport
+    assert len(transports) == count
+    return running, transports
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["HTTP", "HTTPS"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_owed_in_all(daemon, secure, tls):
+    """Thirty clients that read nothing are owed the bound each, at the most, and then cut off."""
+    bound, size = 131_072, 5_000
+    running, transports = await open_unread(daemon, secure, tls, bound=bound, count=30)
+    streams = streams_of(running)
     # What is sent in one piece may be under way when the transport says that it has enough; chunks
     # and TLS records frame it.
     at_most = bound + MAX_JOINED_BYTES + 4096
@@ -253,22 +256,9 @@ async def test_what_is_owed_in_all(daemon, secure, tls):
 async def test_what_is_owed_within_one_turn(daemon, secure, tls):
     """What comes all at once counts as it comes: who does not read is owed no more than that."""
     bound, piece = 131_072, b": %b\n\n" % (b"x" * 3_996)
-    settings = {"events": {"max_unsent": bound}}
-    server = await secure(**settings) if tls else None
-    running = server.running if tls else await daemon(**settings)
+    running, transports = await open_unread(daemon, secure, tls, bound=bound)
     streams = streams_of(running)
-    token = await ((await server.connect()).log_in() if tls else running.log_in())
-    if tls:
-        connection = RawConnection(running.soon)
-        await server.open(connection, ClientTLS(protocols=None))
-    else:
-        connection = await running.connect()
-    connection.send(request_bytes("GET", "/api/events", f"Authorization: Bearer {token}"))
-    await connection.when(lambda: b"retry:" in connection.received)
-    connection.transport.pauseProducing()
-    (stream,) = [stream for slot in streams._slots for stream in slot]
-    transport = stream._request.channel.transport
-    transport = transport.transport if tls else transport
+    ((stream, transport),) = transports.items()
     # Somewhat less than what makes the transport ask for a pause.
     while owed(stream, transport) < TRANSPORT_BUFFER_BYTES - 4 * len(piece):
         stream.send(piece)
