@@ -517,7 +517,7 @@ class Calls:
             return identity.ext
         if not self.restrict:
             return calling
-        number = _LAYOUT.sub("", calling)
+        number = _dialled(calling)
         if _same_for_the_mx(number) == _same_for_the_mx(identity.ext):
             return identity.ext
         book = self._link.address_book

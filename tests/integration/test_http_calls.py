@@ -109,7 +109,7 @@ async def test_a_number_is_dialled_without_what_is_for_the_eye(daemon, written, 
     assert sent == [dialled] * 3
 
 
-@pytest.mark.parametrize("sender", [EXT, "+79031744445", "+7 (903) 174-44-45"])
+@pytest.mark.parametrize("sender", [EXT, "+79031744445", "+7 (0)903 174\N{EN DASH}4445"])
 @pytest_twisted.ensureDeferred
 async def test_a_call_may_be_made_from_an_outside_number(daemon, sender):
     """`from` may be the own extension or an outside number."""
