@@ -20,6 +20,12 @@ function fold(text) {
   return { folded, from };
 }
 
+/**
+ * What stands in numbers for the eye, and what telephones put around those that are copied from their
+ * address book: marks of the direction of writing. The server leaves out the same.
+ */
+const LAYOUT = /[\s().\-/\u2010-\u2015\u2212\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
 function digitsOf(text) {
   return text.replaceAll(/\D/g, "");
 }
@@ -40,7 +46,7 @@ export function indexOf(contact) {
 export class Query {
   constructor(text) {
     this.text = text.trim();
-    this.words = fold(this.text).folded.split(/\s+/).filter(Boolean);
+    this.words = fold(this.text).folded.split(/[\s,;]+/).filter(Boolean);
     this.empty = this.words.length === 0;
     this.hasLetters = /\p{L}/u.test(this.text);
     this.digits = this.hasLetters ? "" : digitsOf(this.text);
@@ -48,7 +54,9 @@ export class Query {
 
   /** The number that can be dialled, if the text is one; else "". */
   get number() {
-    const plain = this.text.replaceAll(/[\s()./-]/g, "");
+    // +44 (0)20: what is dialled within the country only.
+    const text = this.text.includes("+") ? this.text.replaceAll("(0)", "") : this.text;
+    const plain = text.replaceAll(LAYOUT, "");
     return /^\+?[\d*#]{2,}$/.test(plain) ? plain : "";
   }
 
