@@ -100,8 +100,9 @@ def build(
     """Make the daemon, not yet started.
 
     When it stops, its children stop one after the other, from the last to the first: no new
-    connections, then the streams end, then the link takes its leave from the MX. Each is quick,
-    whatever others do, so that all of it takes less than five seconds.
+    connections, then the streams end, then the link takes its leave from the MX, then what shall
+    outlive the process is saved. Each is quick, whatever others do, so that all of it takes less
+    than five seconds.
 
     Args:
         config: What it shall be.
