@@ -42,6 +42,19 @@ class Turn:
     start: Start
 
 
+def readers_of(stage: Stage, stand: Stand, folder: Path) -> Readers:
+    """Let readers open the streams of a stage."""
+    return Readers(
+        folder,
+        stand.port,
+        transport=stage.transport,
+        streams=stage.streams,
+        per_connection=stage.per_connection,
+        target=stand.target,
+        headers=stand.headers,
+    )
+
+
 def measure_stage(stage: Stage, turn: Turn, results: Results, folder: Path) -> None:
     """Start a server, open the streams, and give them each load in turn.
 
@@ -50,15 +63,7 @@ def measure_stage(stage: Stage, turn: Turn, results: Results, folder: Path) -> N
     """
     with turn.start(folder, stage.transport) as stand:
         before = stand.server.resident_bytes()
-        with Readers(
-            folder,
-            stand.port,
-            transport=stage.transport,
-            streams=stage.streams,
-            per_connection=stage.per_connection,
-            target=stand.target,
-            headers=stand.headers,
-        ) as readers:
+        with readers_of(stage, stand, folder) as readers:
             readers.when_open(OPENING)
             time.sleep(SETTLING)
             added = stand.server.resident_bytes() - before

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.api import FIRST_LOGIN, LOGIN, Client, measure_requests
 from benchmarks.document import RESULTS, RESULTS_FILE, TABLES, WHERE
-from benchmarks.fanout import OPENING, Trial
-from benchmarks.generator import NATIVE, Readers
+from benchmarks.fanout import OPENING, Trial, readers_of
+from benchmarks.generator import NATIVE
 from benchmarks.machine import assert_same_mxflex, describe_machine, end_as_by_ctrl_c, say
 from benchmarks.peers import MXFLEX, Start, has_nchan, peers_for, start_mxflex
 from benchmarks.plan import FULL, STEADY, Stage, Transport, steady
@@ -84,15 +84,7 @@ def measure(start: Start, stage: Stage, seconds: float, folder: Path) -> dict[st
     assert load.rate is not None
     with (
         start(folder, stage.transport) as stand,
-        Readers(
-            folder,
-            stand.port,
-            transport=stage.transport,
-            streams=stage.streams,
-            per_connection=stage.per_connection,
-            target=stand.target,
-            headers=stand.headers,
-        ) as readers,
+        readers_of(stage, stand, folder) as readers,
     ):
         readers.when_open(OPENING)
         trial = Trial(stand, readers)
