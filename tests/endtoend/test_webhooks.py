@@ -78,6 +78,11 @@ class Receiver:
             "ca_file": str(self.ca_file),
         }
 
+    def reasons(self):
+        """Give the reasons of the gaps that it has taken, in their order."""
+        messages = [json.loads(body) for body in list(self.taken.values())]
+        return [message["data"]["reason"] for message in messages if message["type"] == "gap"]
+
     def take(self, headers, body):
         """Check a message and keep it, and tell whether it is taken."""
         with self._lock:
@@ -129,24 +134,23 @@ def test_killed_again_and_again(place, receiver):
         mxflex.kill()
     mxflex = place.mxflex()
     eventually(lambda: receiver.refused.keys() <= receiver.taken.keys())
+    # One gap waits for the one before it, and that for its next attempt.
+    eventually(lambda: receiver.reasons().count("restart") >= KILLS)
     count = len(receiver.taken)
     eventually(lambda: len(receiver.taken) >= count + 4)
     mxflex.stop()
     assert receiver.problems == []
     calls = {}
-    reasons = []
     for body in receiver.taken.values():
         message = json.loads(body)
-        if message["type"] == "gap":
-            reasons.append(message["data"]["reason"])
-        else:
+        if message["type"] != "gap":
             calls.setdefault(message["data"]["callId"], []).append(message["type"])
     # Where a call had its middle in the time without us, its end may be missing, but never out of
     # order.
     both = ["DeliveredEvent", "ConnectionClearedEvent"]
     assert all(types in (both, both[:1], both[1:]) for types in calls.values()), calls
     assert both in calls.values()
-    assert reasons.count("restart") == KILLS
+    assert receiver.reasons().count("restart") == KILLS
 
 
 def test_stopped_in_order(place, receiver):
